@@ -1,0 +1,82 @@
+"""The vocabulary of the history: one line of JSON per event, the same for every producer.
+
+Envelope (written by `history.writer.HistoryWriter`): `node`, `boot`, `seq` (from 0 per boot), `mono_s`
+(CLOCK_MONOTONIC; comparable between processes of one host), `wall_s` (Unix time), `event`, and the fields below.
+Readers ignore fields they do not know and never guess missing ones. Times in seconds, sizes in bytes, rates in bit/s.
+
+coordinator
+  run_started       run, epoch, devices, parameters
+  agent_online      agent, boot            / agent_offline  agent, boot
+  hello             agent, boot, version, task, spool, unsettled
+  round_opened      round, version, cohort: [agent], deadline_s, quorum
+  task_opened       task, agent, round, version, deadline_s
+  task_progress     task, agent, phase                       (on change of phase only)
+  update_offered    task, agent, sha256, bytes, report: {...Report fields}
+  update_granted    task, agent, sha256
+  update_received   task, agent, sha256, bytes, payload_bytes (all chunk payloads, resends and headers included), chunks
+  update_journalled task, agent, sha256                      (after the returned fsync)
+  update_acked      task, agent, sha256
+  update_discarded  task, agent, sha256, outcome (late|surplus|stale|refused), reason
+  task_closed       task, agent, round, state (merged|late|surplus|stale|refused|failed|timed_out|cancelled|dropped), reason
+  version_committed version, sha256, round, updates: [{task, agent, sha256, weight}]
+  version_published version, objects: [{name, bytes, chunks}]
+  round_closed      round, version, merged, missing: [agent], reason, wall_s
+  evaluated         version, round, accuracy, loss, samples, per_class: [...]
+  waiting           round, for: [{agent, phase, since_s, until_s}]      (at most one in 5 s)
+  message_refused   agent, topic, reason, bytes, count
+  broker_sample     dropped, received_bytes, sent_bytes      ($SYS; a moved drop counter is a lapse)
+  lapse             what, node, requested, effective, detail
+  run_finished      reason (target|rounds|failed), version, accuracy
+
+agent
+  agent_started     software, threads                 gate_passed      token, waited_s
+  connected         session_present                   disconnected     reason
+  task_received     task, round, version              model_fetched    task, version, object, bytes, wall_s
+  trained           task, samples, steps, loss, train_s, step_s, peak_rss_bytes
+  encoded           task, sha256, bytes, raw_bytes, residual_norm
+  spooled           task, sha256                      sent             task, payload_bytes, chunks, resent
+  acked             task, sha256                      settled          task, outcome, residual_norm
+  cancelled         task, reason                      failed           task, reason
+  message_refused   topic, reason                     agent_stopped    reason, peak_rss_bytes
+
+hostd
+  probed            kernel, docker, cgroup, backend, reason, checks: {...}
+  container_started node, boot, pid                   container_died   node, boot, exit_code
+  link_applied      device, backend, requested: {up, down}, readback: {...}
+  link_verified     device, boot, directions: {up: {requested: {rate_bit_s, delay_s, jitter_s, loss},
+                    effective: {...}, error: {...}, ok}, down: {...}}, ok
+  cpu_verified      device, requested, effective, error, ok
+  gate_opened       node, token                       ready            devices, wall_s
+  fault_armed       fault, kind, trigger, targets     fault_applied    fault, kind, targets, lateness_s
+  fault_verified    fault, ok, detail                 fault_healed     fault, targets, wall_s
+  cpu_sample        device, usage_s, throttled_s, periods, throttled_periods
+  link_sample       device, up_bytes, down_bytes, up_packets, down_packets, dropped
+  lapse             what, node, requested, effective, detail
+  healed_all        reason
+
+runner
+  up                services, images              interrupted      signal
+  down              reason                        phase            name, wall_s
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """One event of the history; `fields` is everything but the envelope."""
+
+    node: str
+    boot: str
+    seq: int
+    mono_s: float
+    wall_s: float
+    event: str
+    fields: dict[str, object]
+
+    def __getitem__(self, key: str) -> object:
+        return self.fields[key]
+
+    def get(self, key: str, default: object = None) -> object:
+        return self.fields.get(key, default)

@@ -1,0 +1,78 @@
+"""Append events to a producer's own file. Floor 2: used by coordinator, agents, hostd and runner alike."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+EVENT_BYTES_MAX = 65_536  # one event is a few hundred bytes; a waiting list over 1,000 agents about 60 kB
+
+
+class HistoryWriter:
+    """One producer's history file. `append` buffers in the file object, `sync` makes it durable.
+
+    Services append while they decide and call `sync` once per turn of their loop, so one fsync covers many events;
+    `append(..., durable=True)` syncs at once, for what another producer may rely on. Safe to call from any thread.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        node: str,
+        boot: str | None = None,
+        *,
+        mono: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = Path(path)
+        self.node = node
+        self.boot = boot or secrets.token_hex(6)
+        self._mono, self._wall = mono, wall
+        self._seq = 0
+        self._dirty = False
+        self._lock = threading.Lock()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, "ab")  # noqa: SIM115 - lives as long as the producer
+        # A line cut short by a kill must not swallow the first line of this boot.
+        if self._file.tell() > 0:
+            self._file.write(b"\n")
+
+    def append(self, event: str, *, durable: bool = False, **fields: Any) -> None:
+        with self._lock:
+            record = {
+                "node": self.node,
+                "boot": self.boot,
+                "seq": self._seq,
+                "mono_s": round(self._mono(), 6),
+                "wall_s": round(self._wall(), 6),
+                "event": event,
+                **fields,
+            }
+            line = msgspec.json.encode(record)
+            if len(line) > EVENT_BYTES_MAX:
+                line = msgspec.json.encode({k: record[k] for k in list(record)[:6]} | {"truncated": len(line)})
+            self._file.write(line + b"\n")
+            self._seq += 1
+            self._dirty = True
+        if durable:
+            self.sync()
+
+    def sync(self) -> None:
+        with self._lock:
+            if not self._dirty or self._file.closed:
+                return
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._dirty = False
+
+    def close(self) -> None:
+        self.sync()
+        with self._lock:
+            self._file.close()

@@ -1,0 +1,249 @@
+"""Messages between coordinator and agents: typed msgpack structs with a schema version.
+
+Every control message is one `Envelope`-less msgpack map with the tag `type` and the key `v`. The sender of an upward
+message is the agent in its *topic* (the broker's ACL guards it), never a field of the payload. `decode_up` and
+`decode_down` check type, size and version and raise `MessageError` with a machine-readable reason, whatever the
+bytes are; model objects and updates travel as chunks (`wire.chunks`), not here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+MESSAGE_SCHEMA = 1
+MESSAGE_BYTES_MAX = 65_536  # a task with eight delta paths is under 3 kB; anything near this is not ours
+
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern="^[a-z0-9][a-z0-9.-]*$")]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Text = Annotated[str, Meta(max_length=512)]
+Count = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
+
+OUTCOMES = ("merged", "late", "surplus", "stale", "refused")
+OutcomeKind = Literal["merged", "late", "surplus", "stale", "refused"]
+# late, surplus, stale: the content goes back to the residual. refused: dropped, or it would come back larger for ever.
+
+
+class MessageError(ValueError):
+    """Bytes that are no message of ours. `reason` is a short code: too_large, malformed, version."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+class _Message(Struct, frozen=True, kw_only=True, tag_field="type"):
+    v: int = MESSAGE_SCHEMA
+
+
+class ObjectRef(Struct, frozen=True, kw_only=True):
+    """Something an agent can fetch from retained chunks `model/<name>/<0..chunks-1>`."""
+
+    name: Name
+    bytes: Annotated[int, Meta(ge=1, le=1 << 30)]
+    chunks: Annotated[int, Meta(ge=1, le=65_536)]
+    sha256: Sha256
+    base_version: int | None = None  # a delta: what the agent must hold to apply it
+
+
+class ModelRef(Struct, frozen=True, kw_only=True):
+    """A version, named by the sha256 of its encoded parameters (wire.codecs.model), and every way to get it."""
+
+    version: Annotated[int, Meta(ge=0, le=1 << 40)]
+    sha256: Sha256
+    parameters: Annotated[int, Meta(ge=1, le=1 << 30)]
+    dtype: Literal["fp16", "none"]
+    full: ObjectRef
+    deltas: Annotated[tuple[ObjectRef, ...], Meta(max_length=8)] = ()
+
+
+class TrainSpec(Struct, frozen=True, kw_only=True):
+    local_epochs: Annotated[int, Meta(ge=1, le=10_000)]
+    batch_size: Annotated[int, Meta(ge=1, le=65_536)]
+    optimizer: Literal["sgd"] = "sgd"
+    lr: float
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+
+
+class UplinkSpec(Struct, frozen=True, kw_only=True):
+    top_k: Annotated[float, Meta(gt=0, le=1)] | None = None
+    quantize: Literal["none", "fp16", "int8"] = "none"
+    entropy: Literal["none", "zstd"] = "zstd"
+
+
+# --- down: coordinator to one agent -------------------------------------------------------------------------------
+
+
+class Task(_Message, tag="task"):
+    """Train on `model` and offer an update before `deadline_s` (seconds from now) has passed."""
+
+    task: Name
+    round: Count
+    model: ModelRef
+    graph: ObjectRef
+    train: TrainSpec
+    uplink: UplinkSpec
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+    deadline_s: Annotated[float, Meta(gt=0, le=1e7)]
+
+
+class Grant(_Message, tag="grant"):
+    """Leave to send the update of `task`: chunks of `chunk_bytes`, at most `window_bytes` not yet PUBACKed.
+
+    `missing`: only these indexes (None: all), after a reconnect or a lost chunk.
+    """
+
+    task: Name
+    sha256: Sha256
+    chunk_bytes: Annotated[int, Meta(ge=256, le=1 << 20)]
+    window_bytes: Annotated[int, Meta(ge=256, le=1 << 26)]
+    missing: Annotated[tuple[int, ...], Meta(max_length=65_536)] | None = None
+
+
+class Ack(_Message, tag="ack"):
+    """The update of `task` with this content is fsynced: the agent frees its spool. Other content: not settled."""
+
+    task: Name
+    sha256: Sha256
+
+
+class Outcome(_Message, tag="outcome"):
+    """What became of an acked update (or of a task without one: sha256 None). Settles the residual."""
+
+    task: Name
+    sha256: Sha256 | None
+    outcome: OutcomeKind
+    version: int | None = None
+    reason: Text = ""
+
+
+class Cancel(_Message, tag="cancel"):
+    """Stop working on `task`. If an update for it was already made, its content goes back to the residual."""
+
+    task: Name
+    reason: Text = ""
+
+
+class Resync(_Message, tag="resync"):
+    """Coordinator or broker were away. The agent answers with a hello. `epoch` counts coordinator boots."""
+
+    epoch: Count
+
+
+class Finish(_Message, tag="finish"):
+    """The run is over: settle, write the history, disconnect, exit with 0."""
+
+    reason: Text = ""
+
+
+# --- up: one agent to the coordinator -----------------------------------------------------------------------------
+
+
+class SpoolItem(Struct, frozen=True, kw_only=True):
+    task: Name
+    sha256: Sha256
+    bytes: Count
+
+
+class Hello(_Message, tag="hello"):
+    """After every connect and every resync: what this agent is and holds."""
+
+    boot: Name
+    version: int | None = None  # the model version held
+    version_sha256: Sha256 | None = None
+    task: Name | None = None  # in hand: fetching, training or encoding
+    spool: Annotated[tuple[SpoolItem, ...], Meta(max_length=8)] = ()  # offered, not acked
+    unsettled: Annotated[tuple[Name, ...], Meta(max_length=8)] = ()  # acked, no outcome yet
+    samples: Count = 0
+    software: Text = ""
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """What the training of one task was like; journalled with the update."""
+
+    samples: Count
+    steps: Count
+    loss: float
+    train_s: float
+    step_s: float
+    fetch_s: float
+    fetch_bytes: Count
+    peak_rss_bytes: Count
+    residual_norm: float
+    raw_bytes: Count  # the same update as float32
+
+
+class Offer(_Message, tag="offer"):
+    """An update is ready and spooled; the agent waits for a grant."""
+
+    task: Name
+    sha256: Sha256
+    bytes: Annotated[int, Meta(ge=1, le=1 << 30)]
+    report: Report
+
+
+class Progress(_Message, tag="progress"):
+    """QoS 0, at most one a second."""
+
+    task: Name
+    phase: Literal["fetching", "training", "encoding", "waiting", "uploading"]
+    done: Count
+    total: Count
+
+
+class Failed(_Message, tag="failed"):
+    """This task will not get an update from this agent."""
+
+    task: Name
+    reason: Text
+
+
+class Ask(_Message, tag="ask"):
+    """Outcomes wanted for these tasks (the agent's own timer never settles)."""
+
+    tasks: Annotated[tuple[Name, ...], Meta(max_length=8)]
+
+
+class Status(_Message, tag="status"):
+    """Retained on `status/<agent>`; `online: false` is the last will."""
+
+    online: bool
+    boot: Name
+
+
+Down = Task | Grant | Ack | Outcome | Cancel | Resync | Finish
+Up = Hello | Offer | Progress | Failed | Ask | Status
+
+_encoder = msgspec.msgpack.Encoder()
+_down = msgspec.msgpack.Decoder(Down)
+_up = msgspec.msgpack.Decoder(Up)
+
+
+def encode(message: Down | Up) -> bytes:
+    return _encoder.encode(message)
+
+
+def _checked(decoder: msgspec.msgpack.Decoder[Down] | msgspec.msgpack.Decoder[Up], payload: bytes) -> Down | Up:
+    if len(payload) > MESSAGE_BYTES_MAX:
+        raise MessageError("too_large", f"{len(payload)} bytes")
+    try:
+        message = decoder.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MessageError("malformed", str(error)[:200]) from None
+    if message.v != MESSAGE_SCHEMA:
+        raise MessageError("version", f"schema {message.v}, this side speaks {MESSAGE_SCHEMA}")
+    return message
+
+
+def decode_down(payload: bytes) -> Down:
+    """What a coordinator sent. Raises MessageError."""
+    return _checked(_down, payload)  # type: ignore[return-value]
+
+
+def decode_up(payload: bytes) -> Up:
+    """What an agent sent. Raises MessageError."""
+    return _checked(_up, payload)  # type: ignore[return-value]

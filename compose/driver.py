@@ -1,0 +1,155 @@
+"""Drive one prepared run to its end: start, watch, collect, tear down. The same for both runtimes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from compose.errors import EnvironmentProblem, Interrupted
+from compose.runtime import NodeState, Runtime
+from history.events import Event
+from history.reader import Follower
+from history.writer import HistoryWriter
+from topology.plan import Plan
+
+POLL_S = 0.25  # history is read four times a second: faster than a person reads, cheap beside the run
+NODES_EVERY_S = 1.0  # the state of containers costs a call to the engine
+AFTER_COORDINATOR_S = 40.0  # hostd waits up to 20 s for the agents, then heals
+PER_ROUND_SLACK_S = 30.0  # evaluation, publishing, and deadline extensions that the coordinator itself bounds
+
+
+class Watcher(Protocol):
+    """Who shows the run while it goes on (edgerig.progress)."""
+
+    def feed(self, event: Event) -> None: ...
+    def tick(self, now: float) -> None: ...
+
+
+def run_timeout_s(plan: Plan) -> float:
+    """No run outlives this: bring-up, then four deadlines a round (the coordinator extends a round at most thrice)."""
+    rounds = plan.training.rounds * (4 * plan.policy.deadline_s + PER_ROUND_SLACK_S)
+    return plan.start_timeout_s * 2 + rounds + AFTER_COORDINATOR_S
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Within, SIGINT, SIGTERM and SIGHUP raise Interrupted, once. A second one does not cut the teardown short."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen = False
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        nonlocal seen
+        if not seen:
+            seen = True
+            raise Interrupted(signal.Signals(number).name)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, on_signal) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+class Driver:
+    """One run from `start` to torn down. `watch` returns when the coordinator has ended and hostd has healed."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        plan: Plan,
+        root: Path,
+        watcher: Watcher,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], Any] = time.sleep,
+    ) -> None:
+        self._runtime, self._plan, self._root, self._watcher = runtime, plan, root, watcher
+        self._clock, self._wait = clock, wait
+        self._follower = Follower(root)
+        self.writer = HistoryWriter(root / "nodes" / "runner" / "history.jsonl", "runner")
+        self._finished = False  # run_finished was read
+        self._started_agents = False
+
+    def run(self) -> None:
+        """Raises EnvironmentProblem or Interrupted; what was started is always torn down before it returns."""
+        began = self._clock()
+        try:
+            self._runtime.start()
+            self.writer.append("phase", name="start", wall_s=round(self._clock() - began, 3), durable=True)
+            self.watch()
+            self.writer.append("down", reason="finished", durable=True)
+        except Interrupted as error:
+            self.writer.append("interrupted", signal=error.signal_name, durable=True)
+            raise
+        except EnvironmentProblem as error:
+            self.writer.append("down", reason=error.what[:500], durable=True)
+            raise
+        finally:
+            self._tear_down()
+
+    def _tear_down(self) -> None:
+        try:
+            self._runtime.save_logs(self._root / "logs")
+        finally:
+            self._runtime.stop()
+            self._pump()
+            self.writer.close()
+
+    def watch(self) -> None:
+        deadline = self._clock() + run_timeout_s(self._plan)
+        nodes_due = ended_at = None
+        while True:
+            self._pump()
+            now = self._clock()
+            if nodes_due is None or now >= nodes_due:
+                nodes_due = now + NODES_EVERY_S
+                nodes = {node.name: node for node in self._runtime.nodes()}
+                self._check(nodes)
+                if not _still_running(nodes, "coordinator"):
+                    ended_at = ended_at if ended_at is not None else now
+                    if not _still_running(nodes, "hostd") or now - ended_at > AFTER_COORDINATOR_S:
+                        return
+            if now > deadline:
+                raise EnvironmentProblem(
+                    "the run did not end in time", awaited=f"{run_timeout_s(self._plan):.0f} s", log=self._tail("coordinator")
+                )
+            self._watcher.tick(now)
+            self._wait(POLL_S)
+
+    def _pump(self) -> None:
+        events = self._follower.poll()
+        for event in events:
+            self._finished = self._finished or event.event == "run_finished"
+            self._watcher.feed(event)
+        self._runtime.handle(events, self._clock())
+
+    def _check(self, nodes: dict[str, NodeState]) -> None:
+        """A service that ended on its own before the run did is the reason, not the silence that follows."""
+        for node in nodes.values():
+            if node.running or self._finished or node.role in ("agent", "init", "report"):
+                continue
+            if node.exit_code in (0, None) and node.role != "broker":
+                continue
+            raise EnvironmentProblem(
+                f"{node.name} ended with exit code {node.exit_code} before the run was over",
+                awaited="the coordinator's `run_finished`",
+                log=self._tail(node.name),
+                hint=f"its whole output is in {self._root}/logs/{node.name}.log",
+            )
+
+    def _tail(self, node: str) -> list[str]:
+        return self._runtime.log_tail(node)
+
+
+def _still_running(nodes: dict[str, NodeState], role: str) -> bool:
+    return any(node.role == role and node.running for node in nodes.values())

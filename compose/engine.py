@@ -1,0 +1,130 @@
+"""Docker Engine and compose v2 as this host has them: found, asked, and blamed in plain words."""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+import requests.exceptions
+
+from compose.errors import EnvironmentProblem
+
+LABEL_RUN = "io.edgerig.run"
+LABEL_NODE = "io.edgerig.node"
+LABEL_ROLE = "io.edgerig.role"
+LABEL_ROOT = "io.edgerig.root"
+
+ENGINE_TIMEOUT_S = 30  # one API call; the slowest seen is removing a container under load, 4 s
+COMPOSE_TIMEOUT_S = 900  # a first build installs onnxruntime over a slow line
+SUBNET_POOL = ipaddress.ip_network("10.213.0.0/16")  # a corner of 10/8 that neither Docker nor common VPNs use
+
+SETUP_HINT = "run `make setup`, or use `--runtime process`, which needs no Docker"
+
+
+def client() -> Any:
+    """A client of the local engine, or an EnvironmentProblem that says what is wrong with it."""
+    try:
+        engine = docker.from_env(timeout=ENGINE_TIMEOUT_S)
+        engine.ping()
+        return engine
+    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+        raise _engine_problem(error) from None
+
+
+def _engine_problem(error: Exception) -> EnvironmentProblem:
+    text = str(error)
+    host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    if "Permission denied" in text:
+        hint = "add yourself to the group `docker` and log in again, or run as root"
+        return EnvironmentProblem(f"no permission to use the Docker Engine at {host}", hint=hint)
+    if shutil.which("docker") is None and shutil.which("dockerd") is None:
+        return EnvironmentProblem("Docker is not installed", awaited=f"an engine at {host}", hint=SETUP_HINT)
+    return EnvironmentProblem(
+        "the Docker Engine does not answer", awaited=f"an engine at {host}", log=[text[:300]], hint=SETUP_HINT
+    )
+
+
+def require_compose() -> None:
+    """compose v2 as a plugin of the docker command."""
+    if shutil.which("docker") is None:
+        raise EnvironmentProblem("the command `docker` is not on the PATH", hint=SETUP_HINT)
+    done = subprocess.run(["docker", "compose", "version", "--short"], capture_output=True, text=True, timeout=60)
+    if done.returncode != 0 or not done.stdout.strip().lstrip("v").startswith(("2", "3", "4", "5")):
+        found = (done.stdout or done.stderr).strip().splitlines()[-1:]
+        raise EnvironmentProblem("Docker Compose v2 is not installed", log=found, hint=SETUP_HINT)
+
+
+def compose(project: str, file: Path, arguments: Sequence[str], *, quiet: bool = True) -> str:
+    """Run `docker compose`; its standard output. A failure carries the last lines of what it said."""
+    command = ["docker", "compose", "--progress", "plain", "-p", project, "-f", str(file), *arguments]
+    environment = {**os.environ, "DOCKER_BUILDKIT": "1", "COMPOSE_IGNORE_ORPHANS": "1"}
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMPOSE_TIMEOUT_S,
+            env=environment,
+            # Its own session: Ctrl-C goes to the runner, which tears down in order.
+            start_new_session=True,
+        )
+    except subprocess.TimeoutExpired:
+        raise EnvironmentProblem(
+            f"`docker compose {arguments[0]}` did not end", awaited=f"{COMPOSE_TIMEOUT_S} s"
+        ) from None
+    if done.returncode != 0:
+        tail = (done.stderr or done.stdout).strip().splitlines()[-12:]
+        raise _compose_problem(arguments[0], tail)
+    return done.stdout
+
+
+def _compose_problem(verb: str, tail: list[str]) -> EnvironmentProblem:
+    text = "\n".join(tail)
+    hint = "see the lines above; `edgerig doctor` checks the machine"
+    if "no space left on device" in text:
+        hint = "the disk is full: `docker system df`, then `docker system prune`"
+    elif "port is already allocated" in text or "address already in use" in text:
+        hint = "another program holds that port: end it, or change the port"
+    elif "Pool overlaps" in text:
+        hint = "another Docker network uses these addresses: `edgerig sweep`, or set EDGERIG_SUBNET"
+    return EnvironmentProblem(f"`docker compose {verb}` failed", log=tail, hint=hint)
+
+
+@contextmanager
+def host_lock(name: str) -> Iterator[None]:
+    """One holder per host: runs that start side by side must not pick the same subnet."""
+    path = Path(tempfile.gettempdir()) / f"edgerig-{name}-{os.getuid()}.lock"
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def free_subnet(engine: Any, devices: int) -> str:
+    """The first subnet of the pool that no Docker network overlaps and that has room for `devices`."""
+    chosen = os.environ.get("EDGERIG_SUBNET")
+    if chosen:
+        return str(ipaddress.ip_network(chosen))
+    prefix = 24 if devices <= 200 else 20
+    taken = []
+    for network in engine.networks.list():
+        for block in (network.attrs.get("IPAM") or {}).get("Config") or []:
+            if block.get("Subnet"):
+                taken.append(ipaddress.ip_network(block["Subnet"], strict=False))
+    for candidate in SUBNET_POOL.subnets(new_prefix=prefix):
+        if not any(other.version == 4 and candidate.overlaps(other) for other in taken):
+            return str(candidate)
+    raise EnvironmentProblem(f"no free subnet in {SUBNET_POOL}", hint="remove unused networks: `edgerig sweep`")

@@ -1,0 +1,52 @@
+"""Rings of tests: pure ones always run; `netns` needs root, `containers` needs a Docker Engine.
+
+Where those are missing a test is skipped and says why; in CI (CI=true) a missing engine is a failure, never a skip.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from functools import cache
+
+import pytest
+
+
+@cache
+def missing_docker() -> str:
+    """Why containers cannot be used here, or an empty string."""
+    try:
+        done = subprocess.run(["docker", "info", "-f", "{{.ServerVersion}}"], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"no docker command that answers: {error}"
+    return "" if done.returncode == 0 else f"no Docker Engine: {done.stderr.strip()[-200:]} (run `make setup`)"
+
+
+@cache
+def missing_namespaces() -> str:
+    """Why network namespaces cannot be used here, or an empty string."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    name = f"edgerig-probe-{os.getpid()}"
+    try:
+        done = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, timeout=10)
+    except OSError as error:
+        return f"no `ip` command: {error}"
+    if done.returncode != 0:
+        return f"`ip netns add` failed: {done.stderr.strip()[-200:]}"
+    subprocess.run(["ip", "netns", "del", name], capture_output=True, timeout=10, check=False)
+    return ""
+
+
+RINGS = {"containers": missing_docker, "netns": missing_namespaces}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker, missing in RINGS.items():
+        if item.get_closest_marker(marker) is None:
+            continue
+        reason = missing()
+        if reason and os.environ.get("CI") == "true":
+            pytest.fail(f"CI must run the {marker} tests: {reason}", pytrace=False)
+        if reason:
+            pytest.skip(reason)

@@ -13,6 +13,6 @@ How it works, in the order of the files:
 """
 
 from learning.autodiff.errors import AutodiffError, UnsupportedOperator
-from learning.autodiff.training_graph import build_training_graph
+from learning.autodiff.training_graph import build_training_graph, initial_parameters
 
-__all__ = ["AutodiffError", "UnsupportedOperator", "build_training_graph"]
+__all__ = ["AutodiffError", "UnsupportedOperator", "build_training_graph", "initial_parameters"]

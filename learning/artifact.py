@@ -1,0 +1,133 @@
+"""The training artifact: all a device needs to train a model, except the parameters' values.
+
+It holds two ONNX graphs of ordinary nodes (one step's loss and gradients; inference for evaluation), whose parameters
+are inputs, and the list that says how a flat float32 vector is cut into those parameters. Parameters travel apart
+from it: a version is one flat vector in the order of that list. The bytes come from the network, so every size is
+bounded and every number checked before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta, Struct, field
+
+ARTIFACT_SCHEMA = 1
+ARTIFACT_BYTES_MAX = 64 << 20  # frozen layers travel inside; a device of 512 MiB could not train on more
+PARAMETERS_MAX = 1 << 28  # 1 GiB of float32: four times what fits any supported device
+SPECS_MAX = 4096  # tensors; GPT-2 has 148
+
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+Dim = Annotated[int, Meta(ge=1, le=1 << 28)]
+Flat = npt.NDArray[np.float32]
+
+
+class ArtifactError(ValueError):
+    """Bytes that are no training artifact, or one that contradicts itself."""
+
+
+class ParameterSpec(Struct, frozen=True, kw_only=True):
+    """One tensor of the flat vector. `state` is not trained but kept (running statistics)."""
+
+    name: Name
+    shape: Annotated[tuple[Dim, ...], Meta(max_length=8)]
+    kind: Literal["weight", "bias", "norm", "state"]
+    dtype: Literal["float32"] = "float32"
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def trainable(self) -> bool:
+        return self.kind != "state"
+
+
+class InputSpec(Struct, frozen=True, kw_only=True):
+    """What a device feeds: raw samples. The graph itself turns them into `(x·scale + offset)` floats."""
+
+    dtype: Literal["uint8", "float32", "int64", "int32"] = "uint8"
+    shape: Annotated[tuple[Dim, ...], Meta(max_length=8)] = ()  # of one sample, without the batch axis
+    scale: float = 1.0 / 255.0
+    offset: float = 0.0
+
+
+class LabelSpec(Struct, frozen=True, kw_only=True):
+    dtype: Literal["int64", "float32"] = "int64"
+    shape: Annotated[tuple[Dim, ...], Meta(max_length=8)] = ()
+
+
+class TrainingArtifact(Struct, frozen=True, kw_only=True):
+    """`training`: x, labels, weights, p:<name>... → loss_sum, correct, g:<name>... ; `inference`: x, p:<name>... → output."""
+
+    schema: int = ARTIFACT_SCHEMA
+    model: Name
+    loss: Name
+    batch_size: Annotated[int, Meta(ge=1, le=65_536)]
+    input: InputSpec
+    labels: LabelSpec
+    parameters: Annotated[tuple[ParameterSpec, ...], Meta(min_length=1, max_length=SPECS_MAX)]
+    output_shape: Annotated[tuple[Dim, ...], Meta(max_length=8)]
+    training: Annotated[bytes, Meta(max_length=ARTIFACT_BYTES_MAX)]
+    inference: Annotated[bytes, Meta(max_length=ARTIFACT_BYTES_MAX)]
+    counts_correct: bool = True
+    notes: Annotated[tuple[Annotated[str, Meta(max_length=512)], ...], Meta(max_length=64)] = field(default=())
+
+    @property
+    def size(self) -> int:
+        """Length of the flat parameter vector."""
+        return sum(spec.size for spec in self.parameters)
+
+    @property
+    def slices(self) -> list[slice]:
+        stops = np.cumsum([spec.size for spec in self.parameters])
+        return [slice(int(stop) - spec.size, int(stop)) for spec, stop in zip(self.parameters, stops, strict=True)]
+
+    def to_bytes(self) -> bytes:
+        return msgspec.msgpack.encode(self)
+
+    @staticmethod
+    def from_bytes(data: bytes | memoryview) -> TrainingArtifact:
+        """Decode and check. Raises ArtifactError, whatever the bytes are."""
+        if len(data) > ARTIFACT_BYTES_MAX:
+            raise ArtifactError(f"artifact of {len(data)} bytes: at most {ARTIFACT_BYTES_MAX} are read")
+        try:
+            artifact = msgspec.msgpack.decode(data, type=TrainingArtifact)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise ArtifactError(f"not a training artifact: {error}") from error
+        artifact.check()
+        return artifact
+
+    def check(self) -> None:
+        if self.schema != ARTIFACT_SCHEMA:
+            raise ArtifactError(f"artifact schema {self.schema}, this version reads {ARTIFACT_SCHEMA}")
+        if len({spec.name for spec in self.parameters}) != len(self.parameters):
+            raise ArtifactError("two parameters of one name")
+        if self.size > PARAMETERS_MAX:
+            raise ArtifactError(f"{self.size} parameters: at most {PARAMETERS_MAX} are trained")
+        if not (math.isfinite(self.input.scale) and math.isfinite(self.input.offset)):
+            raise ArtifactError("input scaling is not finite")
+
+
+def flatten(artifact: TrainingArtifact, values: dict[str, npt.NDArray[Any]]) -> Flat:
+    """One flat float32 vector from named tensors, in the artifact's order."""
+    flat = np.empty(artifact.size, np.float32)
+    for spec, part in zip(artifact.parameters, artifact.slices, strict=True):
+        if values[spec.name].shape != spec.shape:
+            raise ArtifactError(f"parameter {spec.name!r} has shape {values[spec.name].shape}, expected {spec.shape}")
+        flat[part] = values[spec.name].reshape(-1)
+    return flat
+
+
+def unflatten(artifact: TrainingArtifact, flat: Flat) -> dict[str, Flat]:
+    """Named views into a flat vector: nothing is copied, writing to one writes to the vector."""
+    if flat.shape != (artifact.size,) or flat.dtype != np.float32:
+        raise ArtifactError(f"got {flat.dtype} {flat.shape}, expected {artifact.size} float32 values")
+    return {
+        spec.name: flat[part].reshape(spec.shape)
+        for spec, part in zip(artifact.parameters, artifact.slices, strict=True)
+    }

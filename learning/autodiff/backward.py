@@ -1,0 +1,69 @@
+"""The reverse pass: from gradients of outputs to gradients of parameters, one rule per node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import onnx
+
+import learning.autodiff.rules  # noqa: F401 - fills the table
+from learning.autodiff.errors import UnsupportedOperator
+from learning.autodiff.graph import Graph, Tensor
+from learning.autodiff.registry import NO_GRADIENT, RULES, Node, supported
+
+
+class Backward:
+    """One reverse pass over `nodes`. `tensors` gives shape and type of every forward value."""
+
+    def __init__(self, graph: Graph, nodes: list[onnx.NodeProto], tensors: Mapping[str, Tensor]) -> None:
+        self.graph = graph
+        self.nodes = nodes
+        self.tensors = tensors
+        self.pending: dict[str, list[Tensor]] = {}
+
+    def run(self, seeds: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
+        """Gradients of `wanted`, given those of some outputs. A name nothing flows to is missing in the result."""
+        wanted = set(wanted)
+        reached = self._reached_from(wanted)
+        self.pending = {name: [grad] for name, grad in seeds.items() if name in reached}
+        for node in reversed(self.nodes):
+            if any(name in self.pending for name in node.output) and reached.intersection(node.input):
+                self._differentiate(node, reached)
+        return {name: grad for name in wanted if (grad := self._total(name)) is not None}
+
+    def _reached_from(self, wanted: set[str]) -> set[str]:
+        """Every value a wanted one has influence on: only those need gradients."""
+        reached = set(wanted)
+        for node in self.nodes:
+            if node.op_type not in NO_GRADIENT and reached.intersection(node.input):
+                reached.update(name for name in node.output if name)
+        return reached
+
+    def _total(self, name: str) -> Tensor | None:
+        """The sum of what all consumers sent back: fan-out and tied weights meet here."""
+        grads = self.pending.get(name, [])
+        if not grads:
+            return None
+        if len(grads) > 1:
+            total = grads[0] + grads[1] if len(grads) == 2 else self.graph.op("Sum", *grads)
+            self.pending[name] = [total]
+        return self.pending[name][0]
+
+    def _differentiate(self, proto: onnx.NodeProto, reached: set[str]) -> None:
+        entry = RULES.get(proto.op_type) if proto.domain in ("", "ai.onnx") else None
+        if entry is None:
+            operator = f"{proto.domain}.{proto.op_type}" if proto.domain else proto.op_type
+            raise UnsupportedOperator(operator, proto.name or proto.output[0], supported())
+        node = Node(
+            proto,
+            self.graph,
+            inputs=[self.tensors[name] if name else None for name in proto.input],
+            outputs=[self.tensors[name] if name else self.graph.constant(0) for name in proto.output],
+            grads=[self._total(name) if name else None for name in proto.output],
+            wanted=[name in reached for name in proto.input],
+        )
+        result = entry.rule(node)
+        grads = [result] if isinstance(result, Tensor) or result is None else list(result)
+        for name, grad in zip(proto.input, grads, strict=False):
+            if grad is not None and name in reached:
+                self.pending.setdefault(name, []).append(grad)

@@ -1,0 +1,201 @@
+"""Convolutions of one and two spatial dimensions: stride, padding, dilation, groups.
+
+y = Conv(x[N,C,*], w[O,C/G,*k]) is bilinear, so its gradients are convolutions again:
+ dx = ConvTranspose(dy, w);  dw = a convolution of x with dy where batch and channels change places.
+The weight gradient has several forms of equal value and very different speed; `weight_gradient` chooses by shape, from
+the measurements that `python -m benchmarks.convolution` records.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+from learning.autodiff.errors import AutodiffError
+from learning.autodiff.graph import Shape, Tensor
+from learning.autodiff.registry import Gradients, Node, rule
+
+
+@dataclass(frozen=True)
+class Window:
+    """The geometry of a sliding window, padding made explicit. All tuples have one entry per spatial axis."""
+
+    size: Shape
+    kernel: Shape
+    out: Shape
+    stride: Shape
+    dilation: Shape
+    before: Shape
+    after: Shape
+    groups: int = 1
+
+    @property
+    def rank(self) -> int:
+        return len(self.kernel)
+
+    @property
+    def extent(self) -> Shape:
+        return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+
+    @property
+    def plain(self) -> bool:
+        """No padding, no dilation."""
+        return not any(self.before) and not any(self.after) and set(self.dilation) == {1}
+
+    def attributes(self) -> dict[str, list[int]]:
+        return {
+            "strides": list(self.stride),
+            "dilations": list(self.dilation),
+            "pads": [*self.before, *self.after],
+        }
+
+
+def window(n: Node, size: Shape, kernel: Shape, out: Shape) -> Window:
+    """Geometry of a Conv or pool node; `size` and `out` are the spatial shapes of its larger and smaller side."""
+    rank = len(kernel)
+    if rank > 2:
+        raise AutodiffError(f"{n.proto.op_type} (node {n.proto.name!r}) has {rank} spatial axes: rules cover 1 and 2")
+    stride = tuple(n.attr("strides") or [1] * rank)
+    dilation = tuple(n.attr("dilations") or [1] * rank)
+    pads = list(n.attr("pads") or [0] * (2 * rank))
+    auto = n.attr("auto_pad", "NOTSET")
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        for axis in range(rank):
+            total = max(0, (out[axis] - 1) * stride[axis] + dilation[axis] * (kernel[axis] - 1) + 1 - size[axis])
+            small, large = total // 2, total - total // 2
+            pads[axis], pads[axis + rank] = (small, large) if auto == "SAME_UPPER" else (large, small)
+    groups = int(n.attr("group", 1))
+    return Window(size, kernel, out, stride, dilation, tuple(pads[:rank]), tuple(pads[rank:]), groups)
+
+
+@rule("Conv", notes="1-D and 2-D; stride, padding, auto_pad, dilation, groups")
+def conv(n: Node) -> Gradients:
+    x, w = n.input(0), n.input(1)
+    geometry = window(n, x.dims[2:], w.dims[2:], n.y.dims[2:])
+    return [
+        input_gradient(n.dy, w, geometry) if n.wants(0) else None,
+        weight_gradient(x, n.dy, geometry) if n.wants(1) else None,
+        n.graph.sum(n.dy, [0, *range(2, x.rank)]) if n.wants(2) else None,
+    ]
+
+
+@rule("ConvTranspose", notes="1-D and 2-D; the mirror image of Conv")
+def conv_transpose(n: Node) -> Gradients:
+    x, w = n.input(0), n.input(1)
+    if n.attr("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or n.attr("output_shape"):
+        raise AutodiffError(f"ConvTranspose (node {n.proto.name!r}): give explicit pads, not auto_pad or output_shape")
+    geometry = window(n, n.y.dims[2:], w.dims[2:], x.dims[2:])
+    return [
+        n.graph.op("Conv", n.dy, w, group=geometry.groups, **geometry.attributes()) if n.wants(0) else None,
+        weight_gradient(n.dy, x, geometry) if n.wants(1) else None,
+        n.graph.sum(n.dy, [0, *range(2, x.rank)]) if n.wants(2) else None,
+    ]
+
+
+# --- dx -----------------------------------------------------------------------------------------------------------
+
+
+def input_gradient(dy: Tensor, w: Tensor, g: Window) -> Tensor:
+    """dx; a step that does not fit leaves rows of x unused, which `output_padding` gives back as zeros."""
+    rest = [
+        size - (s * (o - 1) + extent - b - a)
+        for size, s, o, extent, b, a in zip(g.size, g.stride, g.out, g.extent, g.before, g.after, strict=True)
+    ]
+    fits = all(b < e and a < e for b, a, e in zip(g.before, g.after, g.extent, strict=True))
+    if g.groups == 1 and set(g.stride) == {1} and fits and math.prod(g.kernel) > 1:
+        return _flipped(dy, w, g)
+    return dy.graph.op("ConvTranspose", dy, w, group=g.groups, output_padding=rest, **g.attributes())
+
+
+def _flipped(dy: Tensor, w: Tensor, g: Window) -> Tensor:
+    """With stride 1: an ordinary convolution with the kernel turned round, which onnxruntime runs faster."""
+    axes = list(range(2, 2 + g.rank))
+    turned = w.graph.slice(w, [-1] * g.rank, [-(1 << 31)] * g.rank, axes, [-1] * g.rank)
+    turned = w.graph.transpose(turned, [1, 0, *axes])
+    before = [e - 1 - b for e, b in zip(g.extent, g.before, strict=True)]
+    after = [e - 1 - a for e, a in zip(g.extent, g.after, strict=True)]
+    return dy.graph.op("Conv", dy, turned, dilations=list(g.dilation), pads=[*before, *after])
+
+
+# --- dw -----------------------------------------------------------------------------------------------------------
+
+COLUMNS_MAX = 32  # up to so many columns (channels × kernel) copies of x are cheaper than the swapped convolution
+
+
+def weight_gradient(x: Tensor, dy: Tensor, g: Window) -> Tensor:
+    """dw for y = Conv(x, w): chosen by shape, all forms give the same value."""
+    channels, outputs = x.dims[1], dy.dims[1]
+    if math.prod(g.kernel) == 1 and g.plain and set(g.stride) == {1} and g.groups == 1:
+        return _pointwise(x, dy, g)
+    if g.groups == channels == outputs:
+        return _depthwise(x, dy, g)
+    if g.groups == 1 and (channels * math.prod(g.kernel) <= COLUMNS_MAX or g.rank == 1):
+        return _columns(x, dy, g)
+    return _swapped(x, dy, g)
+
+
+def _pointwise(x: Tensor, dy: Tensor, g: Window) -> Tensor:
+    """1×1: per sample a product of [O, P] and [P, C], summed over samples."""
+    batch, channels, outputs = x.dims[0], x.dims[1], dy.dims[1]
+    flat_x = x.graph.reshape(x, [batch, channels, -1])
+    flat_dy = x.graph.reshape(dy, [batch, outputs, -1])
+    product = x.graph.op("MatMul", flat_dy, x.graph.swap_last(flat_x, 3))
+    return x.graph.reshape(x.graph.sum(product, [0]), [outputs, channels, *g.kernel])
+
+
+def _taps(x: Tensor, g: Window) -> list[Tensor]:
+    """For every kernel position the part of x it multiplies, each of shape [N, C, *out]."""
+    lead = [0, 0]
+    padded = x.graph.pad(x, [*lead, *g.before], [*lead, *g.after])
+    axes = list(range(2, 2 + g.rank))
+    taps = []
+    for position in itertools.product(*(range(k) for k in g.kernel)):
+        starts = [p * d for p, d in zip(position, g.dilation, strict=True)]
+        ends = [b + (o - 1) * s + 1 for b, o, s in zip(starts, g.out, g.stride, strict=True)]
+        taps.append(x.graph.slice(padded, starts, ends, axes, list(g.stride)))
+    return taps
+
+
+def _columns(x: Tensor, dy: Tensor, g: Window) -> Tensor:
+    """im2col: k copies of x side by side, then one product per sample. Costs k times the memory of x."""
+    batch, channels, outputs = x.dims[0], x.dims[1], dy.dims[1]
+    taps = math.prod(g.kernel)
+    columns = x.graph.op("Concat", *_taps(x, g), axis=1)
+    columns = x.graph.reshape(columns, [batch, taps * channels, -1])
+    product = x.graph.op("MatMul", columns, x.graph.swap_last(x.graph.reshape(dy, [batch, outputs, -1]), 3))
+    stacked = x.graph.reshape(x.graph.sum(product, [0]), [taps, channels, outputs])
+    return x.graph.reshape(x.graph.transpose(stacked, [2, 1, 0]), [outputs, channels, *g.kernel])
+
+
+def _depthwise(x: Tensor, dy: Tensor, g: Window) -> Tensor:
+    """Every channel by itself: elementwise products of each tap with dy, summed."""
+    axes = [0, *range(2, 2 + g.rank)]
+    sums = [x.graph.reshape(x.graph.sum(tap * dy, axes), [-1, 1]) for tap in _taps(x, g)]
+    stacked = sums[0] if len(sums) == 1 else x.graph.op("Concat", *sums, axis=1)
+    return x.graph.reshape(stacked, [x.dims[1], 1, *g.kernel])
+
+
+def _swapped(x: Tensor, dy: Tensor, g: Window) -> Tensor:
+    """The general form: convolve x with dy as the kernel, batch and channels exchanged, stride and dilation too."""
+    graph, groups = x.graph, g.groups
+    batch, channels = x.dims[:2]
+    spatial = list(range(2, 2 + g.rank))
+    if groups == 1:
+        data = graph.transpose(x, [1, 0, *spatial])
+    else:
+        split = graph.reshape(x, [batch, groups, channels // groups, *g.size])
+        moved = graph.transpose(split, [2, 1, 0, *(a + 1 for a in spatial)])
+        data = graph.reshape(moved, [channels // groups, groups * batch, *g.size])
+    kernel = graph.transpose(dy, [1, 0, *spatial])
+    made = graph.op(
+        "Conv",
+        data,
+        kernel,
+        group=groups,
+        strides=list(g.dilation),
+        dilations=list(g.stride),
+        pads=[*g.before, *g.after],
+    )
+    cropped = graph.slice(made, [0] * g.rank, list(g.kernel), spatial, [1] * g.rank)
+    return graph.transpose(cropped, [1, 0, *spatial])

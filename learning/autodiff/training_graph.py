@@ -1,0 +1,253 @@
+"""From an inference model to a training artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper, version_converter
+
+from learning.artifact import Flat, InputSpec, LabelSpec, ParameterSpec, TrainingArtifact, flatten
+from learning.autodiff import losses
+from learning.autodiff.backward import Backward
+from learning.autodiff.errors import AutodiffError
+from learning.autodiff.graph import Graph, Tensor, prune
+from learning.autodiff.observe import Observed, data_input, default_opset, observe, to_array
+from learning.autodiff.parameters import Verdict, judge, select
+
+OPSET_LEAST = 17  # ScatterND and ScatterElements add from 16 on, LayerNormalization comes with 17
+IR_VERSION_MOST = 10  # read by onnxruntime 1.18 and newer
+
+ELEMENT = {
+    "uint8": TensorProto.UINT8,
+    "float32": TensorProto.FLOAT,
+    "int64": TensorProto.INT64,
+    "int32": TensorProto.INT32,
+}
+
+
+def modern(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in opset 17 at least, so that every rule finds the operators it uses."""
+    if default_opset(model) >= OPSET_LEAST:
+        return model
+    try:
+        return version_converter.convert_version(model, OPSET_LEAST)
+    except Exception as error:  # noqa: BLE001 - the converter raises RuntimeError, ValueError and its own types
+        raise AutodiffError(
+            f"opset {default_opset(model)} cannot be lifted to {OPSET_LEAST} ({error}): export the model anew"
+        ) from error
+
+
+def build_training_graph(
+    model: onnx.ModelProto,
+    *,
+    loss: str = "softmax_cross_entropy",
+    trainable: Sequence[str] | None = None,
+    batch_size: int,
+    scaling: InputSpec | None = None,
+    loss_options: Mapping[str, float] | None = None,
+    dims: Mapping[str, int] | None = None,
+    name: str | None = None,
+) -> TrainingArtifact:
+    """Derive the gradients-only training graph of an inference model.
+
+    `trainable`: name patterns (`fc*.weight`), None for every weight. `scaling`: what devices feed; by default uint8
+    in [0, 255] scaled to [0, 1] for a float input, raw values for an integer one. `dims` binds dynamic dimensions
+    other than the batch. The loss takes the model's first output. Raises AutodiffError. Same input, same bytes.
+    """
+    head = losses.find(loss)
+    model = modern(model)
+    observed = observe(model, batch_size, dims)
+    chosen = select(judge(observed), trainable)
+    for verdict in chosen:
+        if observed.dtypes[verdict.name] != np.float32:
+            raise AutodiffError(f"parameter {verdict.name!r} is {observed.dtypes[verdict.name]}: convert it to float32")
+    feed = scaling or default_input(observed)
+    feed = InputSpec(
+        dtype=feed.dtype,
+        shape=observed.shapes[observed.input.name][1:],
+        scale=feed.scale,
+        offset=feed.offset,
+    )
+    graph = _forward(observed, {v.name for v in chosen})
+    builder = _Builder(graph, observed, chosen, feed)
+    training = builder.training(head, dict(loss_options or {}))
+    chosen = builder.chosen
+    return TrainingArtifact(
+        model=name or model.graph.name or "model",
+        loss=loss,
+        batch_size=batch_size,
+        input=feed,
+        labels=LabelSpec(
+            dtype=head.label_dtype,  # type: ignore[arg-type]
+            shape=head.label_shape(observed.shapes[observed.output])[1:],
+        ),
+        parameters=tuple(
+            ParameterSpec(name=v.name, shape=observed.shapes[v.name], kind=v.kind or "weight") for v in chosen
+        ),
+        output_shape=observed.shapes[observed.output][1:],
+        training=training,
+        inference=inference_graph(model, {v.name for v in chosen}, feed, dims),
+        counts_correct=builder.counts_correct,
+    )
+
+
+def default_input(observed: Observed) -> InputSpec:
+    dtype = observed.dtypes[observed.input.name]
+    if dtype.kind == "f":
+        return InputSpec()
+    if dtype in (np.dtype(np.int64), np.dtype(np.int32), np.dtype(np.uint8)):
+        return InputSpec(dtype=str(dtype), scale=1.0)  # type: ignore[arg-type]
+    raise AutodiffError(f"input {observed.input.name!r} is {dtype}: float, int64, int32 and uint8 can be fed")
+
+
+def _forward(observed: Observed, trained: set[str]) -> Graph:
+    """The forward pass as a graph under construction: folded constants in, folded nodes out."""
+    graph = Graph(observed.opset, observed.dtypes[observed.output])
+    graph.nodes = [
+        node for node in observed.model.graph.node if not all(o in observed.constants for o in node.output if o)
+    ]
+    for name, array in {**observed.weights, **observed.constants}.items():
+        if name not in trained:
+            graph.constants[name] = array
+    return graph
+
+
+class _Builder:
+    """Assembles input scaling, forward pass, loss head and gradients into one graph."""
+
+    def __init__(self, graph: Graph, observed: Observed, chosen: list[Verdict], feed: InputSpec) -> None:
+        self.graph, self.observed, self.chosen, self.feed = graph, observed, chosen, feed
+        self.counts_correct = False
+        self.tensors = {
+            name: Tensor(name, graph, shape, observed.dtypes[name]) for name, shape in observed.shapes.items()
+        }
+
+    def training(self, head: losses.Loss, options: dict[str, Any]) -> bytes:
+        g, output = self.graph, self.tensors[self.observed.output]
+        batch = self.observed.shapes[self.observed.input.name][0]
+        forward = list(g.nodes)
+        g.nodes = []
+        labels = Tensor("labels", g, head.label_shape(output.dims), np.dtype(head.label_dtype))
+        weights = Tensor("weights", g, (batch,), np.dtype(np.float32))
+        share = weights / g.sum(weights, [0], keep=True)
+        try:
+            built = head.build(g, output, labels, share, **options)
+        except TypeError as error:
+            raise AutodiffError(f"loss {head.name}: {error}") from error
+        results = {"loss_sum": g.sum(built.per_sample * weights, [0])}
+        if built.correct is not None:
+            results["correct"] = g.sum(built.correct * weights, [0])
+            self.counts_correct = True
+        grads = Backward(g, forward, self.tensors).run({output.name: built.gradient}, [v.name for v in self.chosen])
+        self._require_gradients(grads)
+        for verdict in self.chosen:
+            results[f"g:{verdict.name}"] = grads[verdict.name]
+        for target, tensor in results.items():
+            g.nodes.append(helper.make_node("Identity", [tensor.name], [target], name=f"out:{target}"))
+        g.nodes = [*forward, *g.nodes]
+        return self._serialize(list(results), batch, labels)
+
+    def _require_gradients(self, grads: dict[str, Tensor]) -> None:
+        """A weight the loss does not depend on is no parameter; if none is left, nothing can be learned."""
+        self.chosen = [v for v in self.chosen if v.name in grads]
+        if not self.chosen:
+            raise AutodiffError("no chosen parameter has any influence on the model's first output")
+
+    def _serialize(self, outputs: list[str], batch: int, labels: Tensor) -> bytes:
+        nodes, used = prune(self.graph.nodes, outputs)
+        source = self.observed.input
+        prefix = scaling_nodes(self.feed, source.name, source.type.tensor_type.elem_type)
+        inputs = [
+            helper.make_tensor_value_info("x", ELEMENT[self.feed.dtype], [batch, *self.feed.shape]),
+            helper.make_tensor_value_info(
+                "labels", helper.np_dtype_to_tensor_dtype(np.dtype(labels.dtype or np.int64)), list(labels.dims)
+            ),
+            helper.make_tensor_value_info("weights", TensorProto.FLOAT, [batch]),
+        ]
+        names = {v.name: f"p:{v.name}" for v in self.chosen}
+        shapes = self.observed.shapes
+        inputs += [helper.make_tensor_value_info(names[n], TensorProto.FLOAT, list(shapes[n])) for n in names]
+        results = [
+            helper.make_tensor_value_info(
+                o, TensorProto.FLOAT, list(shapes[o[2:]]) if o.startswith("g:") else []
+            )
+            for o in outputs
+        ]
+        renamed = [_rename(node, names) for node in nodes]
+        graph = helper.make_graph(
+            [*prefix, *renamed], "training", inputs, results, initializer=self.graph.initializers(used)
+        )
+        return finish(graph, self.observed.model)
+
+
+def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.input[:] = [names.get(name, name) for name in node.input]
+    copy.doc_string = ""
+    del copy.metadata_props[:]
+    return copy
+
+
+def finish(graph: onnx.GraphProto, source: onnx.ModelProto) -> bytes:
+    """Deterministic bytes of a model that older runtimes read, too."""
+    model = helper.make_model(graph, opset_imports=list(source.opset_import), producer_name="edgerig")
+    model.ir_version = min(model.ir_version, IR_VERSION_MOST)
+    return model.SerializeToString(deterministic=True)
+
+
+def scaling_nodes(feed: InputSpec, target: str, element: int) -> list[onnx.NodeProto]:
+    """x → the model's input: cast, then scale and shift if that changes anything."""
+    nodes = [helper.make_node("Cast", ["x"], ["_x_float"], to=element)]
+    constant = helper.make_node
+    last = "_x_float"
+    for op_type, number, neutral in (("Mul", feed.scale, 1.0), ("Add", feed.offset, 0.0)):
+        if number != neutral:
+            value = numpy_helper.from_array(np.asarray(number, helper.tensor_dtype_to_np_dtype(element)))
+            nodes.append(constant("Constant", [], [f"_x_{op_type}"], value=value))
+            nodes.append(helper.make_node(op_type, [last, f"_x_{op_type}"], [f"_x_{op_type}ed"]))
+            last = f"_x_{op_type}ed"
+    nodes.append(helper.make_node("Identity", [last], [target]))
+    return nodes
+
+
+def inference_graph(
+    model: onnx.ModelProto, trained: set[str], feed: InputSpec, dims: Mapping[str, int] | None
+) -> bytes:
+    """The model itself, fed raw samples, its trained parameters as inputs; the batch stays dynamic if it was."""
+    source = data_input(model)
+    first = source.type.tensor_type.shape.dim[0]
+    batch: int | str = first.dim_value if first.HasField("dim_value") else "batch"
+    names = {name: f"p:{name}" for name in trained}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name not in trained]
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    inputs = [helper.make_tensor_value_info("x", ELEMENT[feed.dtype], [batch, *feed.shape])]
+    inputs += [
+        helper.make_tensor_value_info(names[n], TensorProto.FLOAT, list(weights[n].dims))
+        for n in weights
+        if n in trained
+    ]
+    first_output = model.graph.output[0]
+    nodes, used = prune(model.graph.node, [first_output.name])
+    graph = helper.make_graph(
+        [
+            *scaling_nodes(feed, source.name, source.type.tensor_type.elem_type),
+            *(_rename(node, names) for node in nodes),
+            helper.make_node("Identity", [first_output.name], ["output"]),
+        ],
+        "inference",
+        inputs,
+        [helper.make_empty_tensor_value_info("output")],
+        initializer=[tensor for tensor in kept if tensor.name in used],
+    )
+    graph.output[0].type.tensor_type.elem_type = first_output.type.tensor_type.elem_type
+    return finish(graph, model)
+
+
+def initial_parameters(model: onnx.ModelProto, artifact: TrainingArtifact) -> Flat:
+    """The model's own parameters as the flat vector of version 0."""
+    wanted = {spec.name for spec in artifact.parameters}
+    return flatten(artifact, {t.name: to_array(t) for t in model.graph.initializer if t.name in wanted})

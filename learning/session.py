@@ -1,0 +1,96 @@
+"""An onnxruntime session over an artifact's graph, for one thread and little memory.
+
+Inputs and outputs are bound to numpy buffers once. Parameters are bound as inputs and changed in place between
+steps; gradients are written straight into one flat vector. No buffer is ever input and output of the same run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from learning.artifact import ArtifactError, Flat, TrainingArtifact, unflatten
+
+INPUT_TYPES = {"uint8": np.uint8, "float32": np.float32, "int64": np.int64, "int32": np.int32}
+
+
+def open_session(graph: bytes, threads: int) -> ort.InferenceSession:
+    """Raises ArtifactError if onnxruntime refuses the graph."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    # Spinning threads would burn the CPU quota of a throttled device while waiting for nothing.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # The memory pattern plans one block for all activations and keeps it beside the arena; the arena grows in powers
+    # of two and keeps what it has. Without either, peak memory is what is alive at the same time (see benchmarks).
+    options.enable_mem_pattern = False
+    options.enable_cpu_mem_arena = False
+    try:
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - a dozen onnxruntime types, all meaning: this graph does not load
+        raise ArtifactError(f"onnxruntime {ort.__version__} cannot load the graph: {error}") from error
+
+
+class StepSession:
+    """Loss and gradients of one batch. `params` and `grad` are flat; views of them are bound for good."""
+
+    def __init__(self, artifact: TrainingArtifact, params: Flat, grad: Flat, threads: int = 1) -> None:
+        self.session = open_session(artifact.training, threads)
+        batch = artifact.batch_size
+        self.x = np.zeros((batch, *artifact.input.shape), INPUT_TYPES[artifact.input.dtype])
+        label_type = np.int64 if artifact.labels.dtype == "int64" else np.float32
+        self.labels: npt.NDArray[Any] = np.zeros((batch, *artifact.labels.shape), label_type)
+        self.weights = np.ones(batch, np.float32)
+        self.loss_sum = np.zeros((), np.float32)
+        self.correct = np.zeros((), np.float32)
+        self._keep: list[ort.OrtValue] = []
+        self._binding = self.session.io_binding()
+        self._bind(artifact, params, grad)
+
+    def _bind(self, artifact: TrainingArtifact, params: Flat, grad: Flat) -> None:
+        self._input("x", self.x)
+        self._input("labels", self.labels)
+        self._input("weights", self.weights)
+        for name, view in unflatten(artifact, params).items():
+            self._input(f"p:{name}", view)
+        self._output("loss_sum", self.loss_sum)
+        if artifact.counts_correct:
+            self._output("correct", self.correct)
+        for name, view in unflatten(artifact, grad).items():
+            self._output(f"g:{name}", view)
+
+    def _value(self, array: npt.NDArray[Any]) -> ort.OrtValue:
+        value = ort.OrtValue.ortvalue_from_numpy(array)
+        if value.data_ptr() != array.ctypes.data:
+            raise ArtifactError("onnxruntime copied a buffer instead of binding it: gradients would be lost")
+        self._keep.append(value)
+        return value
+
+    def _input(self, name: str, array: npt.NDArray[Any]) -> None:
+        self._binding.bind_ortvalue_input(name, self._value(array))
+
+    def _output(self, name: str, array: npt.NDArray[Any]) -> None:
+        self._binding.bind_ortvalue_output(name, self._value(array))
+
+    def run(self) -> float:
+        """One step over what is in x, labels and weights. Returns Σ weight·loss."""
+        self.session.run_with_iobinding(self._binding)
+        return float(self.loss_sum)
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process so far (VmHWM), in MB of 10⁶ bytes; 0.0 where /proc is missing."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024 / 1e6
+    except OSError:
+        pass
+    return 0.0

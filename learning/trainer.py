@@ -1,0 +1,163 @@
+"""Training on a device: numpy and onnxruntime, nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Meta, Struct
+
+from learning.artifact import ArtifactError, Flat, TrainingArtifact
+from learning.optimizers import OPTIMIZERS, add_proximal, clip_by_global_norm
+from learning.session import StepSession, peak_rss_mb
+from learning.shard import Shard
+
+OnStep = Callable[[int, int], Any]
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became NaN or infinite. The task is lost, the device is not."""
+
+
+class TrainingCancelled(RuntimeError):
+    """`on_step` returned False."""
+
+
+class TrainingSpec(Struct, frozen=True, kw_only=True):
+    """How one task trains. Either `local_epochs` or `local_steps`; optimizer state starts at zero."""
+
+    batch_size: Annotated[int, Meta(ge=1, le=65_536)]
+    local_epochs: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    local_steps: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: Annotated[float, Meta(ge=0)] = 0.05
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    nesterov: bool = False
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    beta1: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.999
+    epsilon: Annotated[float, Meta(gt=0)] = 1e-8
+    clip_norm: Annotated[float, Meta(gt=0)] | None = None
+    prox_mu: Annotated[float, Meta(ge=0)] = 0.0
+
+
+class TrainResult(Struct, kw_only=True):
+    """What a task came to. `delta` = trained − received. Losses are the data's alone: no proximal, no decay term."""
+
+    delta: Flat
+    samples: int
+    steps: int
+    loss_mean: float
+    loss_sum: float
+    accuracy: float | None
+    step_time_s: float
+    wall_s: float
+    peak_rss_mb: float
+
+
+def batches(samples: int, batch_size: int, steps: int, seed: int) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
+    """Indices of each step's batch and how many of them count; epochs are reshuffled, the last batch is padded.
+
+    Order follows from `seed` alone. Padding repeats the batch's own first indices; its weight is zero.
+    """
+    rng = np.random.Generator(np.random.PCG64(seed))
+    done = 0
+    while done < steps:
+        order = rng.permutation(samples)
+        for start in range(0, samples, batch_size):
+            if done == steps:
+                return
+            chosen = order[start : start + batch_size]
+            real = len(chosen)
+            yield (np.resize(chosen, batch_size) if real < batch_size else chosen), real
+            done += 1
+
+
+class Trainer:
+    """Trains an artifact on a shard. One instance per task keeps memory at its lowest; it may also be used again."""
+
+    def __init__(self, artifact: TrainingArtifact, shard: Shard, threads: int = 1) -> None:
+        self.artifact, self.shard, self.threads = artifact, shard, threads
+        want = int(np.prod(artifact.input.shape, dtype=np.int64))
+        have = int(np.prod(shard.x.shape[1:], dtype=np.int64))
+        if want != have:
+            raise ArtifactError(
+                f"samples of shape {shard.x.shape[1:]} do not fit the model's input {artifact.input.shape}"
+            )
+        if artifact.input.dtype in ("uint8", "int32", "int64") and shard.x.dtype.kind not in "ui":
+            raise ArtifactError(f"the model is fed {artifact.input.dtype}, the shard holds {shard.x.dtype}")
+
+    def steps(self, spec: TrainingSpec) -> int:
+        if spec.local_steps is not None:
+            return spec.local_steps
+        return spec.local_epochs * -(-len(self.shard) // spec.batch_size)
+
+    def train(self, flat_params: Flat, spec: TrainingSpec, seed: int, on_step: OnStep | None = None) -> TrainResult:
+        """Train from `flat_params` (left untouched) and return the difference.
+
+        `on_step(step, steps)` is called after every step; False cancels with TrainingCancelled, its own exceptions
+        pass through. Raises TrainingDiverged on a NaN or infinite loss, ArtifactError on contradictions.
+        """
+        artifact = self.artifact
+        if spec.batch_size != artifact.batch_size:
+            raise ArtifactError(f"artifact prepared for batches of {artifact.batch_size}, asked for {spec.batch_size}")
+        if flat_params.shape != (artifact.size,) or flat_params.dtype != np.float32:
+            raise ArtifactError(f"got {flat_params.dtype} {flat_params.shape}, expected {artifact.size} float32 values")
+        began = time.monotonic()
+        work = flat_params.copy()
+        loop = _Loop(self, spec, work, flat_params)
+        steps = self.steps(spec)
+        for index, (chosen, real) in enumerate(batches(len(self.shard), spec.batch_size, steps, seed), start=1):
+            loop.step(chosen, real)
+            if on_step is not None and on_step(index, steps) is False:
+                raise TrainingCancelled(f"cancelled after step {index} of {steps}")
+        np.subtract(work, flat_params, out=work)
+        if not np.isfinite(work).all():
+            raise TrainingDiverged("the trained parameters are not finite; lower the learning rate")
+        return TrainResult(
+            delta=work,
+            samples=loop.samples,
+            steps=steps,
+            loss_mean=loop.loss_sum / loop.samples,
+            loss_sum=loop.loss_sum,
+            accuracy=loop.correct / loop.samples if artifact.counts_correct else None,
+            step_time_s=float(np.median(loop.times)),
+            wall_s=time.monotonic() - began,
+            peak_rss_mb=peak_rss_mb(),
+        )
+
+
+class _Loop:
+    """The state of one task: buffers, optimizer, running sums."""
+
+    def __init__(self, trainer: Trainer, spec: TrainingSpec, work: Flat, anchor: Flat) -> None:
+        self.shard, self.spec, self.work, self.anchor = trainer.shard, spec, work, anchor
+        self.grad = np.empty_like(work)
+        self.session = StepSession(trainer.artifact, work, self.grad, trainer.threads)
+        self.optimizer = OPTIMIZERS[spec.optimizer](work.size, spec)
+        self.samples = 0
+        self.loss_sum = self.correct = 0.0
+        self.times: list[float] = []
+
+    def step(self, chosen: npt.NDArray[np.int64], real: int) -> None:
+        began = time.perf_counter()
+        spec, session = self.spec, self.session
+        session.x[...] = self.shard.x[chosen].reshape(session.x.shape)
+        session.labels[...] = self.shard.y[chosen].reshape(session.labels.shape)
+        session.weights[:real] = 1.0
+        session.weights[real:] = 0.0
+        loss = session.run()
+        if not np.isfinite(loss):
+            raise TrainingDiverged(f"loss {loss} after {len(self.times)} steps; lower the learning rate or clip")
+        if spec.prox_mu:
+            add_proximal(self.grad, self.work, self.anchor, spec.prox_mu)
+        if spec.clip_norm is not None:
+            clip_by_global_norm(self.grad, spec.clip_norm)
+        self.optimizer.step(self.work, self.grad, spec.lr)
+        self.loss_sum += loss
+        self.correct += float(session.correct)
+        self.samples += real
+        self.times.append(time.perf_counter() - began)

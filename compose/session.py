@@ -1,0 +1,177 @@
+"""One run from a topology to its folder: name, plan, credentials, shards, compose file; and who holds it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import time
+from pathlib import Path
+
+from msgspec import Struct
+
+from compose import engine
+from compose.errors import EnvironmentProblem
+from compose.generate import compose_file
+from compose.prepare import prepare
+from topology.compile import Host, compile_topology
+from topology.plan import Plan, Runtime, load_plan
+from topology.schema import Topology
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DISK_FREE_MIN_BYTES = 300 << 20  # shards 10 MB, journal and logs some tens of MB; below this a run dies half-way
+LOCK_NAME = "runner.lock"
+DETACHED_NAME = "detached"
+
+
+class Session(Struct, frozen=True):
+    """A prepared run: its plan and its folder. `relay_ports` only in the process runtime."""
+
+    plan: Plan
+    root: Path
+    broker_port: int = 0
+    relay_ports: dict[str, int] = {}
+
+
+def new_run_id(name: str) -> str:
+    """`<name>-<UTC time>-<random>`: sorts by time, and two runs in one second differ."""
+    return f"{name[:30]}-{time.strftime('%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+
+
+def this_host() -> Host:
+    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return Host(cores=len(os.sched_getaffinity(0)), memory_bytes=pages * size)
+
+
+def create(
+    topology: Topology, source: Path, *, runtime: Runtime, runs: Path, data_dir: Path | None, run: str | None = None
+) -> Session:
+    """Compile and prepare a new run below `runs`. Raises TopologyErrors, DatasetError, EnvironmentProblem."""
+    run = run or new_run_id(topology.name)
+    root = _new_folder(runs, run)
+    try:
+        if runtime == "docker":
+            session = _docker_session(topology, root, run, data_dir)
+        else:
+            session = _process_session(topology, root, run, data_dir)
+        shutil.copyfile(source, root / "topology.yaml")
+    except OSError as error:
+        remove_secrets(root)
+        raise _disk_problem(root, error) from None
+    except BaseException:
+        # Nothing ran, so there is nothing to keep: a refused topology must not leave half a run behind.
+        shutil.rmtree(root, ignore_errors=True)
+        raise
+    _point_latest(runs, root)
+    return session
+
+
+def _docker_session(topology: Topology, root: Path, run: str, data_dir: Path | None) -> Session:
+    client = engine.client()
+    subnet = engine.free_subnet(client, topology.device_count)
+    uid = None if os.geteuid() == 0 else os.getuid()
+    plan = compile_topology(topology, run, runtime="docker", host=this_host(), subnet=subnet, fixed_uid=uid)
+    prepare(plan, root, data_dir=data_dir)
+    text = compose_file(plan, mode="bind", root=root, repo=REPOSITORY)
+    (root / "compose.yaml").write_text(text)
+    return Session(plan, root)
+
+
+def _process_session(topology: Topology, root: Path, run: str, data_dir: Path | None) -> Session:
+    from compose.process_runtime import free_port, write_relays
+
+    plan = compile_topology(topology, run, runtime="process", host=this_host(), fixed_uid=os.getuid())
+    port = free_port()
+    relays = write_relays(plan, root, port)
+    prepare(plan, root, data_dir=data_dir, broker_port=port, agent_ports=relays)
+    return Session(plan, root, port, relays)
+
+
+def _new_folder(runs: Path, run: str) -> Path:
+    root = runs / run
+    try:
+        root.mkdir(parents=True)
+    except FileExistsError:
+        raise EnvironmentProblem(f"there is a run {run} already in {runs}", hint="choose another --run-id") from None
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot make {root}: {error.strerror}", hint="use --runs FOLDER") from None
+    free = shutil.disk_usage(root).free
+    if free < DISK_FREE_MIN_BYTES:
+        root.rmdir()
+        raise EnvironmentProblem(
+            f"the disk is nearly full: {free >> 20} MB free at {runs}",
+            awaited=f"at least {DISK_FREE_MIN_BYTES >> 20} MB",
+            hint="remove old runs, or use --runs FOLDER on another disk",
+        )
+    return root.resolve()
+
+
+def _disk_problem(root: Path, error: OSError) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"could not prepare the run: {error.strerror or error} ({error.filename or root})",
+        hint="check free space and permissions of the runs folder",
+    )
+
+
+def _point_latest(runs: Path, root: Path) -> None:
+    """`runs/latest`, replaced in one step so that a reader never finds it missing."""
+    temporary = runs / f".latest-{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(root.name)
+    temporary.replace(runs / "latest")
+
+
+def remove_secrets(root: Path) -> None:
+    """Credentials live as long as the run's containers."""
+    shutil.rmtree(root / "private", ignore_errors=True)
+
+
+class RunnerLock:
+    """Held by the runner of a run for its whole life; the kernel drops it when the runner dies, whatever kills it."""
+
+    def __init__(self, root: Path) -> None:
+        self._descriptor = os.open(root / LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._descriptor)
+            raise EnvironmentProblem(f"another process drives the run in {root}") from None
+
+    def release(self) -> None:
+        os.close(self._descriptor)
+
+
+def is_driven(root: Path) -> bool:
+    """Whether a living runner holds this run, or `edgerig up` left it running on purpose."""
+    if (root / DETACHED_NAME).exists():
+        return True
+    try:
+        lock = RunnerLock(root)
+    except EnvironmentProblem:
+        return True
+    except OSError:
+        return False
+    lock.release()
+    return False
+
+
+def find_run(runs: Path, name: str) -> Path:
+    """The folder of a run by id, by unique prefix, by path, or `latest`."""
+    direct = Path(name)
+    if (direct / "plan.json").exists():
+        return direct.resolve()
+    folder = runs / name
+    if (folder / "plan.json").exists():
+        return folder.resolve()
+    matches = sorted(runs.glob(f"{name}*/plan.json")) if name and "/" not in name else []
+    matches = [match for match in matches if not match.parent.is_symlink()]
+    if len(matches) == 1:
+        return matches[0].parent.resolve()
+    known = ", ".join(sorted(p.parent.name for p in runs.glob("*/plan.json") if not p.parent.is_symlink())[-5:])
+    what = f"{len(matches)} runs begin with {name!r}" if matches else f"there is no run {name!r} in {runs}"
+    raise EnvironmentProblem(what, hint=f"the newest: {known}" if known else "`edgerig run FILE` makes one")
+
+
+def plan_of(root: Path) -> Plan:
+    return load_plan(root / "plan.json")

@@ -1,0 +1,54 @@
+"""Remove what runs left behind whose runner is dead: by label, so it works without the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from compose import engine
+from compose.docker_runtime import remove_run
+from compose.session import is_driven, remove_secrets
+
+
+def labelled_runs(client: Any) -> dict[str, str]:
+    """Every run that still owns something in this engine: id → the run's folder ("" if unknown)."""
+    found: dict[str, str] = {}
+    only = {"label": engine.LABEL_RUN}
+    containers = client.containers.list(all=True, filters=only, ignore_removed=True)
+    for labels in [c.labels for c in containers] + [_labels(o) for o in _networks_and_volumes(client, only)]:
+        run = labels.get(engine.LABEL_RUN)
+        if run:
+            found[run] = labels.get(engine.LABEL_ROOT) or found.get(run, "")
+    return found
+
+
+def _networks_and_volumes(client: Any, only: dict[str, str]) -> Iterator[Any]:
+    yield from client.networks.list(filters=only)
+    yield from client.volumes.list(filters=only)
+
+
+def _labels(item: Any) -> dict[str, str]:
+    return item.attrs.get("Labels") or {}
+
+
+def sweep(client: Any, runs: Path, *, everything: bool = False) -> dict[str, list[str]]:
+    """Remove the containers, networks, volumes and secrets of dead runs; what was removed, per run.
+
+    A run is dead when nobody holds its runner lock and it was not started with `up`. One without a folder was
+    started by plain `docker compose up` and belongs to its user. `everything` takes all of them.
+    """
+    removed: dict[str, list[str]] = {}
+    for run, folder in sorted(labelled_runs(client).items()):
+        root = Path(folder) if folder else runs / run
+        if not everything and (not folder or (root.is_dir() and is_driven(root))):
+            continue
+        removed[run] = remove_run(client, run)
+        remove_secrets(root)
+    for private in sorted(runs.glob("*/private")):
+        root = private.parent
+        if root.is_symlink() or root.name in removed or (not everything and is_driven(root)):
+            continue
+        remove_secrets(root)
+        removed[root.name] = ["credentials"]
+    return removed

@@ -1,0 +1,73 @@
+"""`edgerig`: put together from one file per command group, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from compose.errors import EnvironmentProblem, Interrupted
+from edgerig import __version__
+from edgerig.commands import host, model, record, run, topology
+from edgerig.exits import CONFIGURATION, ENVIRONMENT, INTERRUPTED, OK
+from learning.datasets import DatasetError
+from learning.partition import PartitionError
+from topology.loader import TopologyErrors
+
+HELP = """Federated learning at the edge, for real: throttled containers, shaped links, faults, a verdict.
+
+\b
+  edgerig run topology/examples/quickstart.yaml     bring it up, train, judge, tear down
+  edgerig run FILE --runtime process                the same without Docker or root
+  edgerig validate FILE                             every error at once
+  edgerig status                                    what the newest run is waiting for
+  edgerig sweep                                     remove what a killed run left
+
+\b
+Exit codes: 0 expectations held · 1 not (or could not be judged) · 2 bad configuration
+            3 environment (Docker, disk, broker …) · 4 interrupted
+"""
+
+app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+for group in (topology, run, record, host):
+    for command in group.app.registered_commands:
+        app.registered_commands.append(command)
+app.add_typer(model.app, name="model")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edgerig {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    """The options of `edgerig` itself."""
+
+
+def _fail(code: int, lines: list[str]) -> NoReturn:
+    for line in lines:
+        print(line, file=sys.stderr)
+    sys.exit(code)
+
+
+def main() -> None:
+    """Run the command; whatever goes wrong ends as its own message and exit code."""
+    try:
+        app()
+    except TopologyErrors as errors:
+        _fail(CONFIGURATION, str(errors).splitlines())
+    except (DatasetError, PartitionError) as error:
+        _fail(CONFIGURATION, [f"data: {error}"])
+    except EnvironmentProblem as problem:
+        _fail(ENVIRONMENT, problem.lines())
+    except (Interrupted, KeyboardInterrupt):
+        _fail(INTERRUPTED, ["interrupted; everything this run had started is gone"])
+    except BrokenPipeError:
+        # `edgerig logs | head`: the reader had enough.
+        sys.stderr.close()
+        sys.exit(OK)

@@ -1,0 +1,51 @@
+"""report, audit, check: what a run's record says."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import typer
+
+from coordinator.audit import audit as audit_run
+from compose.session import find_run, plan_of
+from edgerig.exits import FAILED, OK
+from edgerig.options import DEFAULT_RUNS, Format, FormatOption, RunName, RunsFolder
+from history.collect import collect
+
+app = typer.Typer()
+
+
+@app.command()
+def report(name: RunName = "latest", runs: RunsFolder = DEFAULT_RUNS, format: FormatOption = Format.text) -> None:
+    """Write a run's summary and report again from its history.
+
+    \b
+    edgerig report
+    edgerig report RUN --format json | jq .verdict
+    """
+    root = find_run(runs, name)
+    summary = collect(root, plan_of(root))
+    if format is Format.json:
+        typer.echo(json.dumps(msgspec.to_builtins(summary), indent=1))
+    else:
+        typer.echo(f"{summary.verdict}: {root / 'report.html'}")
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command()
+def audit(name: RunName = "latest", runs: RunsFolder = DEFAULT_RUNS, format: FormatOption = Format.text) -> None:
+    """Recompute every model version from the recorded updates and compare bit for bit.
+
+    \b
+    edgerig audit runs/latest
+    """
+    root = find_run(runs, name)
+    result = audit_run(root)
+    if format is Format.json:
+        typer.echo(json.dumps(msgspec.to_builtins(result), indent=1))
+    else:
+        for problem in result.problems:
+            typer.echo(f"problem: {problem}")
+        typer.echo(f"{'every' if result.ok else 'NOT every'} version was recomputed bit for bit: {result.versions}")
+    raise typer.Exit(OK if result.ok else FAILED)

@@ -1,0 +1,195 @@
+"""run, up, status, logs, down: the life of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from compose import engine
+from compose.docker_runtime import DockerRuntime, containers_of, remove_run
+from compose.driver import Driver, interruptible
+from compose.errors import EnvironmentProblem, Interrupted
+from compose.process_runtime import ProcessRuntime
+from compose.runtime import Runtime
+from compose.session import (
+    DETACHED_NAME,
+    RunnerLock,
+    Session,
+    create,
+    find_run,
+    is_driven,
+    plan_of,
+    remove_secrets,
+)
+from edgerig.exits import FAILED, INTERRUPTED
+from edgerig.options import (
+    DEFAULT_RUNS,
+    Format,
+    FormatOption,
+    RunName,
+    RunsFolder,
+    RuntimeName,
+    Seed,
+    TopologyFile,
+    data_dir,
+)
+from edgerig.progress import Mode, Progress
+from edgerig.status import describe
+from history.collect import collect
+from history.summary import Summary
+from topology.loader import load_topology
+
+app = typer.Typer()
+
+Build = Annotated[bool, typer.Option("--build/--no-build", help="Build images that the code has outdated.")]
+RunId = Annotated[str | None, typer.Option("--run-id", help="A name of your own instead of <name>-<time>.")]
+
+
+def _runtime(session: Session, build: bool) -> Runtime:
+    if session.plan.runtime == "docker":
+        return DockerRuntime(session.plan, session.root, build=build)
+    return ProcessRuntime(
+        session.plan, session.root, broker_port=session.broker_port, relay_ports=session.relay_ports
+    )
+
+
+def _create(file: Path, runtime: RuntimeName, runs: Path, seed: int | None, run_id: str | None) -> Session:
+    topology = load_topology(file, seed=seed)
+    return create(topology, file, runtime=runtime.value, runs=runs, data_dir=data_dir(), run=run_id)
+
+
+@app.command()
+def run(
+    file: TopologyFile,
+    runtime: Annotated[RuntimeName, typer.Option(help="docker: containers. process: no Docker, no root.")] = (
+        RuntimeName.docker
+    ),
+    runs: RunsFolder = DEFAULT_RUNS,
+    seed: Seed = None,
+    build: Build = True,
+    run_id: RunId = None,
+    format: FormatOption = Format.text,
+) -> None:
+    """Bring a topology up, train, judge, tear down.
+
+    \b
+    edgerig run topology/examples/quickstart.yaml
+    edgerig run FILE --runtime process --seed 11
+    edgerig run FILE --format json | jq .event
+
+    Ends with the path of the report. Exit code 0: every expectation held.
+    """
+    with interruptible():
+        session = _create(file, runtime, runs, seed, run_id)
+        progress = Progress(Mode.json if format is Format.json else Mode.auto, session.plan, session.root)
+        summary = _drive(session, progress, build)
+    progress.close(summary)
+    raise typer.Exit(summary.exit_code)
+
+
+def _drive(session: Session, progress: Progress, build: bool) -> Summary:
+    """Run to the end, whatever the end is; a record is written even for a run that broke."""
+    lock = RunnerLock(session.root)
+    try:
+        Driver(_runtime(session, build), session.plan, session.root, progress).run()
+    except (Interrupted, EnvironmentProblem) as reason:
+        progress.close(collect(session.root, session.plan, interrupted=isinstance(reason, Interrupted)))
+        raise
+    finally:
+        remove_secrets(session.root)
+        lock.release()
+    return collect(session.root, session.plan)
+
+
+@app.command()
+def up(file: TopologyFile, runs: RunsFolder = DEFAULT_RUNS, seed: Seed = None, build: Build = True, run_id: RunId = None) -> None:
+    """Bring a topology up and leave it running; `edgerig down` ends it.
+
+    \b
+    edgerig up topology/examples/quickstart.yaml && edgerig status && edgerig down
+    """
+    with interruptible():
+        session = _create(file, RuntimeName.docker, runs, seed, run_id)
+        (session.root / DETACHED_NAME).touch()
+        runtime = _runtime(session, build)
+        try:
+            runtime.start()
+        except (EnvironmentProblem, Interrupted):
+            runtime.stop()
+            remove_secrets(session.root)
+            (session.root / DETACHED_NAME).unlink()
+            raise
+    typer.echo(f"run {session.plan.run} is up; `edgerig status {session.plan.run}` shows it, `edgerig down` ends it")
+
+
+@app.command()
+def status(name: RunName = "latest", runs: RunsFolder = DEFAULT_RUNS, format: FormatOption = Format.text) -> None:
+    """What a run is doing, and whom it is waiting for.
+
+    \b
+    edgerig status
+    edgerig status quickstart-1123 --format json
+    """
+    root = find_run(runs, name)
+    state = describe(root, plan_of(root))
+    typer.echo(json.dumps(msgspec.to_builtins(state), indent=1) if format is Format.json else state.text())
+
+
+@app.command()
+def logs(
+    name: RunName = "latest",
+    node: Annotated[str, typer.Option("--node", "-n", help="Only this service or device.")] = "",
+    lines: Annotated[int, typer.Option("--lines", help="The last lines of each.", min=1, max=20_000)] = 200,
+    runs: RunsFolder = DEFAULT_RUNS,
+) -> None:
+    """What the services of a run printed.
+
+    \b
+    edgerig logs latest --node coordinator
+    """
+    root = find_run(runs, name)
+    found = {path.stem: path.read_text(errors="replace").splitlines()[-lines:] for path in root.glob("logs/*.log")}
+    plan = plan_of(root)
+    if plan.runtime == "docker" and not found:
+        runtime = DockerRuntime(plan, root, build=False)
+        found = {state.name: runtime.log_tail(state.name, lines) for state in runtime.nodes()}
+    if node and node not in found:
+        raise EnvironmentProblem(f"no logs of {node!r} in {plan.run}", hint="there are: " + ", ".join(sorted(found)))
+    for service in [node] if node else sorted(found):
+        for line in found[service]:
+            typer.echo(f"{service} | {line}")
+
+
+@app.command()
+def down(name: RunName = "latest", runs: RunsFolder = DEFAULT_RUNS) -> None:
+    """End a run that is up, remove its containers and credentials, and write its record.
+
+    \b
+    edgerig down              the newest run
+    edgerig down RUN
+    """
+    root = find_run(runs, name)
+    plan = plan_of(root)
+    detached = (root / DETACHED_NAME).exists()
+    if not detached and is_driven(root):
+        raise EnvironmentProblem(f"{plan.run} is driven by `edgerig run`", hint="press Ctrl-C there")
+    removed: list[str] = []
+    if plan.runtime == "docker":
+        client = engine.client()
+        if containers_of(client, plan.run):
+            DockerRuntime(plan, root, build=False).save_logs(root / "logs")
+        removed = remove_run(client, plan.run)
+    remove_secrets(root)
+    (root / DETACHED_NAME).unlink(missing_ok=True)
+    if not removed:
+        typer.echo(f"{plan.run}: nothing was up")
+        return
+    summary = collect(root, plan)
+    typer.echo(f"{plan.run}: removed {len(removed)} things; verdict {summary.verdict}; {root / 'report.html'}")
+    if summary.verdict == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+    raise typer.Exit(0 if summary.verdict == "pass" else FAILED)

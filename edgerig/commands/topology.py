@@ -1,0 +1,99 @@
+"""validate, compose, generated, prepare: what can be said of a topology before anything runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compose.generate import compose_file
+from compose.generated import generated_files as compose_generated
+from compose.prepare import prepare as prepare_run
+from compose.session import REPOSITORY, this_host
+from edgerig.exits import FAILED
+from edgerig.options import Format, FormatOption, Seed, TopologyFile, data_dir
+from topology.compile import compile_topology
+from topology.generated import generated_files as topology_generated
+from topology.loader import TopologyErrors, load_topology
+
+app = typer.Typer()
+
+
+@app.command()
+def validate(
+    file: TopologyFile,
+    host: Annotated[bool, typer.Option("--host/--no-host", help="Also: can this host give what is asked?")] = True,
+    format: FormatOption = Format.text,
+) -> None:
+    """Check a topology; prints every error at once, with path, value and what is allowed.
+
+    \b
+    edgerig validate my-fleet.yaml
+    edgerig validate my-fleet.yaml --no-host --format json
+    """
+    try:
+        topology = load_topology(file)
+        plan = compile_topology(topology, "validate", runtime="docker", host=this_host() if host else None)
+    except TopologyErrors as errors:
+        if format is Format.text:
+            raise
+        typer.echo(json.dumps({"ok": False, "errors": [vars(e) | {"value": repr(e.value)} for e in errors.errors]}))
+        raise typer.Exit(2) from None
+    quotas = sum(device.cpus for device in plan.devices)
+    if format is Format.json:
+        typer.echo(json.dumps({"ok": True, "name": plan.name, "devices": len(plan.devices), "cpus": round(quotas, 3)}))
+    else:
+        typer.echo(f"{file}: good. {len(plan.devices)} devices, {quotas:.2f} cores in all, {plan.training.rounds} rounds")
+
+
+@app.command("compose")
+def compose_command(
+    file: TopologyFile,
+    run: Annotated[str, typer.Option("--run-id", help="The run's id; part of labels and names.")] = "",
+    seed: Seed = None,
+) -> None:
+    """Print a compose file that plain `docker compose up` accepts.
+
+    \b
+    edgerig compose topology/examples/quickstart.yaml > /tmp/fleet.yaml
+    docker compose -f /tmp/fleet.yaml up --build
+    """
+    topology = load_topology(file, seed=seed)
+    plan = compile_topology(topology, run or topology.name, runtime="docker", host=this_host())
+    typer.echo(compose_file(plan, mode="volumes", repo=REPOSITORY, topology=file.resolve()), nl=False)
+
+
+@app.command()
+def generated(
+    check: Annotated[bool, typer.Option("--check", help="Only compare; exit code 1 if one is out of date.")] = False,
+) -> None:
+    """Write the files that are generated from code (JSON Schema, compose examples, tables), or check them."""
+    stale = []
+    for path, content in {**topology_generated(), **compose_generated()}.items():
+        target = REPOSITORY / path
+        if target.exists() and target.read_bytes() == content:
+            continue
+        stale.append(str(path))
+        if not check:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+    for name in stale:
+        typer.echo(f"{name}: {'out of date; run `edgerig generated`' if check else 'written'}")
+    if check and stale:
+        raise typer.Exit(FAILED)
+
+
+@app.command(hidden=True)
+def prepare(
+    topology: Annotated[Path, typer.Option(help="The topology file.")],
+    run: Annotated[str, typer.Option(help="The run's id.")],
+    root: Annotated[Path, typer.Option(help="The run's folder.")] = Path("/run/edgerig"),
+    subnet: Annotated[str, typer.Option(help="The data network.")] = "",
+    seed: Seed = None,
+) -> None:
+    """What the init service of a compose file does: plan, credentials, shards, model."""
+    plan = compile_topology(load_topology(topology, seed=seed), run, runtime="docker", host=None, subnet=subnet or None)
+    prepare_run(plan, root, data_dir=data_dir())
+    typer.echo(f"prepared {plan.run}: {len(plan.devices)} devices")

@@ -1,0 +1,175 @@
+"""Real containers, a real broker, real links: the smoke topology to its end, and everything that can cut it short."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rig import REPOSITORY, SMOKE, background, edgerig, events, left_behind, summary, until
+
+pytestmark = [pytest.mark.containers, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    done = edgerig("run", SMOKE, "--runs", runs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return (runs / "latest").resolve()
+
+
+def test_verdict_and_figures(finished: Path) -> None:
+    found = summary(finished)
+    assert found["verdict"] == "pass"
+    assert found["runtime"] == "docker"
+    assert found["rounds"] == 2
+    assert found["lapses"] == []
+
+
+def test_every_link_and_quota_was_measured(finished: Path) -> None:
+    for device in summary(finished)["devices"]:
+        assert device["cpu_effective"] == pytest.approx(device["cpu_requested"], rel=0.10)
+        for direction in ("up", "down"):
+            link = device["link"][direction]
+            assert link["requested"]["rate_bit_s"] == pytest.approx(link["effective"]["rate_bit_s"], rel=0.05)
+            allowed_s = max(0.002, 0.05 * link["requested"]["delay_s"])
+            assert abs(link["effective"]["delay_s"] - link["requested"]["delay_s"]) <= allowed_s
+        assert 0 < device["peak_rss_mb"] <= 120
+
+
+def test_no_agent_connected_before_its_gate_opened(finished: Path) -> None:
+    opened: dict[str, float] = {}
+    for event in events(finished):
+        if event["event"] == "gate_opened":
+            opened.setdefault(event["node_name"] if "node_name" in event else event["device"], event["mono_s"])
+        if event["event"] == "connected" and event["node"] in opened:
+            assert event["mono_s"] >= opened[event["node"]]
+    assert len(opened) >= len(summary(finished)["devices"])
+
+
+def test_nothing_is_left(finished: Path) -> None:
+    assert left_behind(summary(finished)["run"]) == []
+    assert not (finished / "private").exists()
+
+
+def test_audit(finished: Path) -> None:
+    done = edgerig("audit", finished)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- a longer run, which the tests below interrupt ------------------------------------------------------------------
+
+
+LONG = """
+name: long
+seed: 3
+devices:
+  pi: {profile: raspberry-pi-4, count: 3, link: home-wifi, cpus: 0.3}
+data: {dataset: mnist-mini, samples_per_device: 300, partition: {kind: iid}}
+model: mlp
+training: {rounds: 40, local_epochs: 1, batch_size: 16, optimizer: {kind: sgd, lr: 0.05, momentum: 0.9}}
+policy: {kind: synchronous, cohort: 3, deadline: 30 s, quorum: 0.5}
+compression: {uplink: {sparsify: {top_k: 0.01}, quantize: int8, entropy: zstd}, downlink: {quantize: fp16}}
+expect: {updates_lost: 0}
+"""
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> Iterator[Any]:
+    """Start `edgerig run` of the long topology; a function waits until it is in round 2 and gives its folder."""
+    file = tmp_path / "long.yaml"
+    file.write_text(LONG)
+    runs = tmp_path / "runs"
+    with background("run", file, "--runs", runs, "--no-build", log=tmp_path / "log") as running:
+
+        def in_round(number: int = 2) -> Path:
+            def there() -> Any:
+                root = (runs / "latest").resolve()
+                reached = any(event["round"] >= number for event in events(root, "round_opened"))
+                assert running.process.poll() is None, running.log.read_text()
+                return root if reached else None
+
+            found: Path = until(there, timeout_s=180, what=f"round {number}")
+            return found
+
+        running.in_round = in_round  # type: ignore[attr-defined]
+        yield running
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_tears_down_cleanly(long: Any, number: signal.Signals) -> None:
+    root = long.in_round()
+    long.send(number)
+    assert long.wait(90) == 4
+    assert left_behind(root.name) == []
+    assert not (root / "private").exists()
+    assert summary(root)["verdict"] == "interrupted"
+    assert (root / "report.html").exists()
+
+
+def test_sweep_removes_what_a_killed_runner_left(long: Any) -> None:
+    root = long.in_round()
+    long.send(signal.SIGKILL)
+    long.wait(30)
+    assert left_behind(root.name)
+    assert (root / "private").exists()
+    done = edgerig("sweep", "--runs", root.parent)
+    assert done.returncode == 0, done.stderr
+    assert left_behind(root.name) == []
+    assert not (root / "private").exists()
+
+
+def test_runs_side_by_side_and_sweep_spares_the_living(long: Any, tmp_path: Path) -> None:
+    root = long.in_round()
+    done = edgerig("run", SMOKE, "--runs", tmp_path / "other", "--no-build")
+    assert done.returncode in (0, 1), done.stdout + done.stderr  # quotas may be off while two runs share two cores
+    assert summary((tmp_path / "other" / "latest").resolve())["rounds"] == 2
+    edgerig("sweep", "--runs", root.parent)
+    assert left_behind(root.name), "sweep must not touch a run that is alive"
+
+
+def _container(run: str, node: str) -> str:
+    done = subprocess.run(
+        ["docker", "ps", "-aq", "--filter", f"label=io.edgerig.run={run}", "--filter", f"label=io.edgerig.node={node}"],
+        capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("node", ["coordinator", "broker"])
+def test_the_run_goes_on_after_a_restart(long: Any, node: str) -> None:
+    """The coordinator resumes from its journal; the broker has forgotten everything and is told again."""
+    root = long.in_round(2)
+    subprocess.run(["docker", "restart", "-t", "0", _container(root.name, node)], check=True, timeout=60, capture_output=True)
+    newest = max(event["round"] for event in events(root, "round_opened"))
+    long.in_round(newest + 3)
+    long.send(signal.SIGINT)
+    long.wait(90)
+    versions = [event["version"] for event in events(root, "version_committed")]
+    assert versions == sorted(set(versions))
+    done = edgerig("audit", root)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_up_status_logs_down(tmp_path: Path) -> None:
+    file = tmp_path / "long.yaml"
+    file.write_text(LONG)
+    runs = tmp_path / "runs"
+    done = edgerig("up", file, "--runs", runs, "--no-build")
+    assert done.returncode == 0, done.stderr
+    root = (runs / "latest").resolve()
+    try:
+        until(lambda: events(root, "round_opened"), timeout_s=180, what="the first round")
+        assert "round 1" in edgerig("status", "--runs", runs).stdout or events(root, "round_closed")
+        assert edgerig("logs", "--runs", runs, "--node", "coordinator").returncode == 0
+        edgerig("sweep", "--runs", runs)
+        assert left_behind(root.name), "a run that was brought up on purpose is not swept"
+    finally:
+        done = edgerig("down", "--runs", runs)
+    assert left_behind(root.name) == []
+    assert (root / "summary.json").exists()
+    assert REPOSITORY.exists()

@@ -1,0 +1,70 @@
+"""The process runtime end to end: the whole system without Docker on the PATH."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from rig import REPOSITORY, SMOKE, edgerig, events, summary
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    without_docker = os.pathsep.join(
+        folder for folder in os.environ["PATH"].split(os.pathsep) if not (Path(folder) / "docker").exists()
+    )
+    done = edgerig("run", SMOKE, "--runtime", "process", "--runs", runs, path=without_docker)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert str(runs) in done.stdout  # the path of the report
+    return (runs / "latest").resolve()
+
+
+def test_it_passes_and_says_which_runtime(finished: Path) -> None:
+    found = summary(finished)
+    assert found["verdict"] == "pass"
+    assert found["runtime"] == "process"
+    assert found["rounds"] == 2
+    assert found["final_accuracy"] > 0.5
+    assert found["uplink_bytes_float32"] > 50 * found["uplink_bytes"] > 0
+
+
+def test_every_acked_update_was_merged(finished: Path) -> None:
+    acked = {(event["node"], event["task"]) for event in events(finished, "acked")}
+    merged = {
+        (update["agent"], update["task"])
+        for event in events(finished, "version_committed")
+        for update in event["updates"]
+    }
+    assert acked == merged != set()
+
+
+def test_audit_recomputes_the_versions(finished: Path) -> None:
+    done = edgerig("audit", finished)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_secret_is_left(finished: Path) -> None:
+    assert not (finished / "private").exists()
+
+
+def test_the_report_needs_nothing_from_outside(finished: Path) -> None:
+    html = (finished / "report.html").read_text()
+    assert "pass" in html.lower()
+    assert not re.search(r"""(src|href)=["']https?://""", html)
+
+
+def test_status_of_a_finished_run(finished: Path) -> None:
+    done = edgerig("status", finished)
+    assert "finished" in done.stdout
+    assert done.returncode == 0
+
+
+def test_examples_validate() -> None:
+    for file in sorted((REPOSITORY / "topology" / "examples").glob("*.yaml")):
+        done = edgerig("validate", file, "--no-host")
+        assert done.returncode == 0, f"{file}: {done.stderr}"

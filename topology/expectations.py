@@ -1,0 +1,73 @@
+"""What a run may be held against: `expect: {accuracy: ">= 0.95"}`. One entry here per metric."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, NamedTuple, cast
+
+from pydantic import PlainValidator, WithJsonSchema
+
+from topology.fields import problem
+
+Operator = Literal[">=", "<=", "==", ">", "<"]
+_CONDITION = re.compile(r"^\s*(>=|<=|==|>|<)?\s*([0-9]+(?:\.[0-9]+)?)\s*$", re.ASCII)
+
+
+class Metric(NamedTuple):
+    """One line of help, and the largest value that makes sense (None: no bound)."""
+
+    description: str
+    largest: float | None = None
+
+
+# Judged by history.verdict; a metric that a run did not produce counts as not held.
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("test accuracy of the last version, 0 to 1", 1.0),
+    "best_accuracy": Metric("highest test accuracy of any version, 0 to 1", 1.0),
+    "rounds": Metric("rounds closed"),
+    "updates_lost": Metric("updates acked but neither merged nor discarded with a reason"),
+    "updates_duplicated": Metric("updates merged more than once"),
+    "uplink_ratio": Metric("bytes of the same updates in float32 over the bytes sent"),
+    "uplink_bytes": Metric("bytes of all chunk payloads sent up"),
+    "wall_s": Metric("seconds from run_started to run_finished"),
+    "lapses": Metric("limits that were not held"),
+    "faults_applied": Metric("faults that were applied and verified"),
+}
+
+
+class Condition(NamedTuple):
+    """`op` and `value` of an expectation."""
+
+    op: Operator
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.op} {self.value:g}"
+
+
+def parse_condition(value: object) -> Condition:
+    """`">= 0.95"` → (">=", 0.95); a bare number means `==`."""
+    if isinstance(value, Condition):
+        return value
+    match = None if isinstance(value, bool) else _CONDITION.match(str(value))
+    if match is None:
+        raise problem(
+            "an operator and a number are wanted", 'write it like ">= 0.95"; operators: >= <= == > <'
+        )
+    return Condition(cast(Operator, match[1] or "=="), float(match[2]))
+
+
+Expected = Annotated[
+    Condition,
+    PlainValidator(parse_condition),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number"},
+                {"type": "string", "pattern": r"^\s*(>=|<=|==|>|<)?\s*[0-9]+(\.[0-9]+)?\s*$"},
+            ],
+            "description": "A number (equal to it) or an operator and a number.",
+            "examples": [">= 0.95", 0],
+        }
+    ),
+]

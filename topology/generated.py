@@ -1,0 +1,71 @@
+"""Files of this package that are made from its code, committed, and checked to be fresh (`edgerig generated
+--check`).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from topology.profiles import LINKS
+from topology.schema import Topology
+
+SCHEMA_PATH = "topology/schema.json"
+
+
+def generated_files() -> dict[str, bytes]:
+    """Path in the repository → content."""
+    return {SCHEMA_PATH: json.dumps(json_schema(), indent=2, ensure_ascii=False).encode() + b"\n"}
+
+
+def json_schema() -> dict[str, Any]:
+    """For editors: a first line `# yaml-language-server: $schema=...` brings completion and checks as one
+    types.
+
+    Draft 7, which is what yaml-language-server reads; `$defs` works there as a plain place that `$ref` points
+    to. Shorthands that validators expand (a link by its name, `sparsify: none`) are added here, since the
+    models do not show them.
+    """
+    schema = Topology.model_json_schema()
+    definitions = schema["$defs"]
+    group = definitions["DeviceGroup"]["properties"]
+    group["link"] = {"anyOf": [{"type": "string", "enum": [*LINKS]}, {"$ref": "#/$defs/LinkSpec"}]}
+    definitions["Uplink"]["properties"]["sparsify"]["anyOf"].insert(0, {"const": "none"})
+    return {"$schema": "http://json-schema.org/draft-07/schema#", **_plain(schema)}
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "integer": int,
+    "number": (int, float),
+    "string": str,
+    "boolean": bool,
+}
+# Of the parsed number, where pydantic finds no place for a bound in the schema of the text.
+_BOUNDS = frozenset({"ge", "gt", "le", "lt"})
+
+
+def _plain(node: Any) -> Any:
+    """Without what confuses in an editor: titles that repeat the key, `null` as a choice, defaults in parsed
+    form.
+    """
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    choices = [choice for choice in node.get("anyOf", []) if choice != {"type": "null"}]
+    if len(choices) == 1:
+        node = {**choices[0], **{key: value for key, value in node.items() if key != "anyOf"}}
+    elif choices:
+        node = {**node, "anyOf": choices}
+    kept = {key: _plain(value) for key, value in node.items() if _useful(key, value, node)}
+    if isinstance(kept.get("description"), str):
+        kept["description"] = " ".join(kept["description"].split())
+    return kept
+
+
+def _useful(key: str, value: Any, node: dict[str, Any]) -> bool:
+    if key == "title":
+        return not isinstance(value, str)
+    if key == "default":
+        return isinstance(value, _TYPES.get(str(node.get("type")), ()))
+    return key not in _BOUNDS or isinstance(value, dict)

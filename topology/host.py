@@ -1,0 +1,101 @@
+"""Whether this host can give what a topology asks for. Kept apart from the schema: a file is checked
+elsewhere too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from topology.checks import Problem
+from topology.plan import Runtime
+from topology.profiles import DEVICES
+from topology.schema import DeviceGroup, Topology
+
+# Broker, coordinator (evaluation in its idle moments), hostd's packet queues and dockerd run beside the
+# devices.
+CORES_FOR_SERVICES = 0.5
+# Coordinator up to 600 MiB with data and onnxruntime, broker, hostd, dockerd.
+MEMORY_FOR_SERVICES_BYTES = 1 << 30
+# An agent peaks below 120 MB while it trains; the process runtime has no limits to add up, only what is
+# really used.
+AGENT_PEAK_BYTES = 120_000_000
+_ROUNDING = 1e-9  # ten times 0.15 is a little less or more than 1.5 in binary
+
+
+class Host(NamedTuple):
+    """What a host has. `cores` as a scheduler may use them: affinity and an own quota counted."""
+
+    cores: float
+    memory_bytes: int
+
+
+def this_host() -> Host:
+    """The host this process runs on."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Host(cores=float(len(os.sched_getaffinity(0))), memory_bytes=memory)
+
+
+def group_cpus(spec: DeviceGroup) -> float:
+    """Share of a host core of each device of the group: its own or its profile's."""
+    return spec.cpus if spec.cpus is not None else DEVICES[spec.profile].cpus
+
+
+def group_memory_bytes(spec: DeviceGroup) -> int:
+    return spec.memory if spec.memory is not None else DEVICES[spec.profile].memory_bytes
+
+
+def host_problems(topology: Topology, host: Host, runtime: Runtime) -> Iterator[Problem]:
+    """CPU quotas and memory limits against the host. The process runtime emulates neither."""
+    if runtime == "process":
+        yield from _agents_fit(topology, host)
+        return
+    yield from _cpus_fit(topology, host)
+    yield from _memory_fits(topology, host)
+
+
+def _cpus_fit(topology: Topology, host: Host) -> Iterator[Problem]:
+    for name, spec in topology.devices.items():
+        if group_cpus(spec) > host.cores:
+            yield Problem(
+                ("devices", name, "cpus" if spec.cpus is not None else "profile"),
+                f"a device of {group_cpus(spec):g} cores is faster than this host of {host.cores:g}",
+                "give it fewer `cpus`",
+            )
+    total = sum(group_cpus(spec) * spec.count for spec in topology.devices.values())
+    allowed = host.cores - CORES_FOR_SERVICES
+    if total > allowed + _ROUNDING:
+        yield Problem(
+            ("devices",),
+            f"the CPU quotas sum up to {total:g} cores, and this host gives at most {allowed:g}",
+            f"{CORES_FOR_SERVICES} of {host.cores:g} are for broker and coordinator; fewer devices or `cpus`",
+            value=f"{total:g} cores",
+        )
+
+
+def _memory_fits(topology: Topology, host: Host) -> Iterator[Problem]:
+    total = sum(group_memory_bytes(spec) * spec.count for spec in topology.devices.values())
+    allowed = host.memory_bytes - MEMORY_FOR_SERVICES_BYTES
+    if total > allowed:
+        yield Problem(
+            ("devices",),
+            f"the memory limits sum up to {_mib(total)}, and this host gives at most {_mib(allowed)}",
+            "fewer devices, or less `memory` for each",
+            value=_mib(total),
+        )
+
+
+def _agents_fit(topology: Topology, host: Host) -> Iterator[Problem]:
+    total = sum(spec.count for spec in topology.devices.values()) * AGENT_PEAK_BYTES
+    allowed = host.memory_bytes - MEMORY_FOR_SERVICES_BYTES
+    if total > allowed:
+        yield Problem(
+            ("devices",),
+            f"the agents need {_mib(total)}, and this host gives at most {_mib(allowed)}",
+            "fewer devices",
+        )
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / (1 << 20):.0f} MiB"

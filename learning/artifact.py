@@ -87,6 +87,12 @@ class TrainingArtifact(Struct, frozen=True, kw_only=True):
         stops = np.cumsum([spec.size for spec in self.parameters])
         return [slice(int(stop) - spec.size, int(stop)) for spec, stop in zip(self.parameters, stops, strict=True)]
 
+    @property
+    def small(self) -> list[slice]:
+        """Parts of the flat vector that compression should leave alone: biases, normalisation and state."""
+        pairs = zip(self.parameters, self.slices, strict=True)
+        return [part for spec, part in pairs if spec.kind != "weight"]
+
     def to_bytes(self) -> bytes:
         return msgspec.msgpack.encode(self)
 

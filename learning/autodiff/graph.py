@@ -136,7 +136,7 @@ class Graph:
 
     def cast(self, x: Tensor, dtype: np.dtype[Any] | type) -> Tensor:
         target = np.dtype(dtype)
-        made = self.op("Cast", x, to=helper.np_dtype_to_tensor_dtype(target))
+        made = self.op("Cast", x, to=int(helper.np_dtype_to_tensor_dtype(target)))
         return Tensor(made.name, self, x.shape, target)
 
     def sum(self, x: Tensor, axes: Sequence[int], keep: bool = False) -> Tensor:

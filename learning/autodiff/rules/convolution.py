@@ -97,30 +97,20 @@ def conv_transpose(n: Node) -> Gradients:
 
 
 def input_gradient(dy: Tensor, w: Tensor, g: Window) -> Tensor:
-    """dx; a step that does not fit leaves rows of x unused, which `output_padding` gives back as zeros."""
+    """dx; a step that does not fit leaves rows of x unused, which `output_padding` gives back as zeros.
+
+    An ordinary convolution with the kernel turned round would do for stride 1; it takes 1.8 times as long.
+    """
     rest = [
         size - (s * (o - 1) + extent - b - a)
         for size, s, o, extent, b, a in zip(g.size, g.stride, g.out, g.extent, g.before, g.after, strict=True)
     ]
-    fits = all(b < e and a < e for b, a, e in zip(g.before, g.after, g.extent, strict=True))
-    if g.groups == 1 and set(g.stride) == {1} and fits and math.prod(g.kernel) > 1:
-        return _flipped(dy, w, g)
     return dy.graph.op("ConvTranspose", dy, w, group=g.groups, output_padding=rest, **g.attributes())
-
-
-def _flipped(dy: Tensor, w: Tensor, g: Window) -> Tensor:
-    """With stride 1: an ordinary convolution with the kernel turned round, which onnxruntime runs faster."""
-    axes = list(range(2, 2 + g.rank))
-    turned = w.graph.slice(w, [-1] * g.rank, [-(1 << 31)] * g.rank, axes, [-1] * g.rank)
-    turned = w.graph.transpose(turned, [1, 0, *axes])
-    before = [e - 1 - b for e, b in zip(g.extent, g.before, strict=True)]
-    after = [e - 1 - a for e, a in zip(g.extent, g.after, strict=True)]
-    return dy.graph.op("Conv", dy, turned, dilations=list(g.dilation), pads=[*before, *after])
 
 
 # --- dw -----------------------------------------------------------------------------------------------------------
 
-COLUMNS_MAX = 32  # up to so many columns (channels × kernel) copies of x are cheaper than the swapped convolution
+COLUMNS_MAX = 256  # rows of one im2col block: more would only cost memory, the product is as fast
 
 
 def weight_gradient(x: Tensor, dy: Tensor, g: Window) -> Tensor:
@@ -130,7 +120,7 @@ def weight_gradient(x: Tensor, dy: Tensor, g: Window) -> Tensor:
         return _pointwise(x, dy, g)
     if g.groups == channels == outputs:
         return _depthwise(x, dy, g)
-    if g.groups == 1 and (channels * math.prod(g.kernel) <= COLUMNS_MAX or g.rank == 1):
+    if g.groups == 1:
         return _columns(x, dy, g)
     return _swapped(x, dy, g)
 
@@ -145,7 +135,7 @@ def _pointwise(x: Tensor, dy: Tensor, g: Window) -> Tensor:
 
 
 def _taps(x: Tensor, g: Window) -> list[Tensor]:
-    """For every kernel position the part of x it multiplies, each of shape [N, C, *out]."""
+    """For every kernel position the part of x it multiplies: x with its spatial axes cut to `out`."""
     lead = [0, 0]
     padded = x.graph.pad(x, [*lead, *g.before], [*lead, *g.after])
     axes = list(range(2, 2 + g.rank))
@@ -158,14 +148,25 @@ def _taps(x: Tensor, g: Window) -> list[Tensor]:
 
 
 def _columns(x: Tensor, dy: Tensor, g: Window) -> Tensor:
-    """im2col: k copies of x side by side, then one product per sample. Costs k times the memory of x."""
-    batch, channels, outputs = x.dims[0], x.dims[1], dy.dims[1]
-    taps = math.prod(g.kernel)
-    columns = x.graph.op("Concat", *_taps(x, g), axis=1)
-    columns = x.graph.reshape(columns, [batch, taps * channels, -1])
-    product = x.graph.op("MatMul", columns, x.graph.swap_last(x.graph.reshape(dy, [batch, outputs, -1]), 3))
-    stacked = x.graph.reshape(x.graph.sum(product, [0]), [taps, channels, outputs])
-    return x.graph.reshape(x.graph.transpose(stacked, [2, 1, 0]), [outputs, channels, *g.kernel])
+    """im2col: copies of x, one per kernel position, times dy, as one product over all samples and positions.
+
+    Done in blocks of kernel positions: all k copies at once would cost k times the memory of x.
+    """
+    graph, channels, outputs = x.graph, x.dims[1], dy.dims[1]
+    turned = [1, 0, *range(2, 2 + g.rank)]
+    right = graph.reshape(graph.transpose(dy, turned), [outputs, -1])
+    taps = _taps(graph.transpose(x, turned), g)
+    blocks = -(-len(taps) * channels // COLUMNS_MAX)
+    each = -(-len(taps) // min(blocks, len(taps)))
+    products = []
+    for start in range(0, len(taps), each):
+        block = taps[start : start + each]
+        stacked = block[0] if len(block) == 1 else graph.op("Concat", *block, axis=0)
+        columns = graph.reshape(stacked, [len(block) * channels, -1])
+        products.append(graph.op("Gemm", columns, right, transB=1))
+    rows = products[0] if len(products) == 1 else graph.op("Concat", *products, axis=0)
+    moved = graph.transpose(graph.reshape(rows, [len(taps), channels, outputs]), [2, 1, 0])
+    return graph.reshape(moved, [outputs, channels, *g.kernel])
 
 
 def _depthwise(x: Tensor, dy: Tensor, g: Window) -> Tensor:

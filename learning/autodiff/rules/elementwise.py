@@ -11,8 +11,8 @@ from learning.autodiff.registry import Gradients, Node, rule
 
 
 def _bool_mask(n: Node, condition: Tensor) -> Tensor:
-    """dy where the condition holds, zero elsewhere."""
-    return n.graph.where(condition, n.dy, 0.0)
+    """dy where the condition holds, zero elsewhere. A product: onnxruntime's Where takes five times as long."""
+    return n.dy * n.graph.cast(condition, n.y.dtype or np.float32)
 
 
 # --- two operands, broadcast against each other -------------------------------------------------------------------

@@ -16,7 +16,9 @@ SEED = 20240117  # any fixed number; changing it changes the shipped file and ev
 TRAIN_PER_CLASS, TEST_PER_CLASS = 1_000, 200
 
 
-def balanced(labels: npt.NDArray[np.uint8], per_class: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+def balanced(
+    labels: npt.NDArray[np.uint8], per_class: int, rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
     """`per_class` indices of each digit, in mixed order."""
     chosen = [rng.permutation(np.flatnonzero(labels == digit))[:per_class] for digit in range(10)]
     return rng.permutation(np.concatenate(chosen))

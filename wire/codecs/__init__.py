@@ -1,0 +1,24 @@
+"""Update and model codecs: bytes and arrays only."""
+
+from __future__ import annotations
+
+from wire.codecs.chain import LIMITS, Chain, Limits, decode, make_chain
+from wire.codecs.decoded import Decoded
+from wire.codecs.errors import REASONS, CodecError
+from wire.codecs.seeds import rounding_seed
+from wire.codecs.spec import CodecSpec, Sparsify, uplink_spec
+
+__all__ = [
+    "LIMITS",
+    "REASONS",
+    "Chain",
+    "CodecError",
+    "CodecSpec",
+    "Decoded",
+    "Limits",
+    "Sparsify",
+    "decode",
+    "make_chain",
+    "rounding_seed",
+    "uplink_spec",
+]

@@ -1,0 +1,10 @@
+"""How the values of an update are stored."""
+
+from __future__ import annotations
+
+from wire.codecs.quantize.base import QUANTIZERS, Options, Quantizer
+from wire.codecs.registry import load_stages
+
+load_stages(__name__, list(__path__))
+
+__all__ = ["QUANTIZERS", "Options", "Quantizer"]

@@ -66,7 +66,10 @@ def chunk_count(total_bytes: int, chunk_bytes: int) -> int:
 
 def split(payload: bytes, chunk_bytes: int) -> list[bytes]:
     """The chunks of an object, `chunk_bytes` of it in each. They take as much memory as the object again."""
-    return [cut(payload, chunk_bytes, index) for index in range(chunk_count(len(payload), chunk_bytes))]
+    digest = hashlib.sha256(payload).digest()
+    return [
+        cut(payload, chunk_bytes, index, digest) for index in range(chunk_count(len(payload), chunk_bytes))
+    ]
 
 
 def cut(payload: bytes, chunk_bytes: int, index: int, digest: bytes | None = None) -> bytes:

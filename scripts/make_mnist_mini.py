@@ -1,4 +1,6 @@
-"""Make learning/datasets/data/mnist_mini.npz.xz from MNIST's IDX files: python scripts/make_mnist_mini.py DATA_FOLDER."""
+"""Make learning/datasets/data/mnist_mini.npz.xz from MNIST's IDX files: python scripts/make_mnist_mini.py
+DATA_FOLDER.
+"""
 
 from __future__ import annotations
 

@@ -18,9 +18,11 @@ fail_environment() {
     exit "$EXIT_ENVIRONMENT"
 }
 
-# Wall time in milliseconds. EPOCHREALTIME has six digits after the point or, in some locales, comma.
+# Wall time in milliseconds. EPOCHREALTIME has six digits after the point or, in some locales, comma; the bash 3.2
+# of macOS lacks it.
 now_ms() {
-    local now=${EPOCHREALTIME/[.,]/}
+    local now=${EPOCHREALTIME:-$(date +%s).000000}
+    now=${now/[.,]/}
     printf '%s' "${now%???}"
 }
 

@@ -1,0 +1,240 @@
+"""When faults fire and heal: a pure core that reads the coordinator's history.
+
+`handle(event, now)` and `tick(now)` return `Apply` and `Heal` actions; whoever owns the machines (hostd, or
+the process runtime) executes them. The clock is CLOCK_MONOTONIC of the host, the same that stamps the
+history, so lateness is the time from the moment the trigger became true (in the coordinator's stamps) to the
+moment the action was handed out.
+
+Trigger semantics
+-----------------
+- `at_s`: seconds after the first `round_opened`.
+- `round N training`: a target of the fault has been reported in phase `training` for a task of round N. A
+  target that is no device (the broker) counts as hit when any device trains.
+- `round N collecting`: the first update offer of round N is in, or half of its cohort has begun to train, and
+  at least one target that is a device still has an open task: a fault meant to hit mid-round must overlap a
+  task of its target.
+- `round N closed`: `round_closed` of round N.
+
+A target that was not chosen for round N, or had finished before the fault could hit it, does not make the
+fault vanish: the trigger stays armed for the first later round in which it can hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from history.events import Event
+from topology.plan import FaultPlan, Trigger
+
+TRAINING = "training"
+# What an agent reports once it has begun to train (wire.messages.Progress); all of them count for
+# `collecting`.
+TRAINED_PHASES = frozenset({TRAINING, "encoding", "waiting", "uploading"})
+# Targets that never hold a task: a fault of theirs overlaps the work of whoever has one.
+SERVICES = frozenset({"broker", "coordinator", "hostd"})
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Do the fault now. `lateness_s`: trigger true to this action; `round` is the round it hits, if any is
+    open.
+    """
+
+    fault: FaultPlan
+    lateness_s: float
+    round: int | None = None
+
+
+@dataclass(frozen=True)
+class Heal:
+    """Undo the fault. `final`: the run is over or hostd ends, the scheduled time did not come."""
+
+    fault: FaultPlan
+    final: bool = False
+
+
+@dataclass
+class _Round:
+    number: int
+    cohort: frozenset[str]
+    open_tasks: set[str] = field(default_factory=set)  # agents with an open task
+    training: set[str] = field(default_factory=set)  # agents seen training, whatever came after
+    now_training: set[str] = field(default_factory=set)
+    offered: bool = False
+    closed: bool = False
+
+    @property
+    def collecting(self) -> bool:
+        return self.offered or (bool(self.cohort) and 2 * len(self.training) >= len(self.cohort))
+
+
+class FaultCore:
+    """Decides; see the module's text. `done` are ids fired before a restart of the executor, never fired
+    again.
+    """
+
+    def __init__(self, faults: Sequence[FaultPlan], *, done: Iterable[str] = ()) -> None:
+        already = set(done)
+        self._armed = [fault for fault in faults if fault.id not in already]
+        self._heals: list[tuple[float, FaultPlan]] = []
+        self._began_s: float | None = None
+        self._rounds: dict[int, _Round] = {}
+        self._task_agents: dict[str, tuple[str, int]] = {}
+
+    @property
+    def armed(self) -> tuple[FaultPlan, ...]:
+        return tuple(self._armed)
+
+    @property
+    def active(self) -> tuple[FaultPlan, ...]:
+        """Applied and not healed; one without `heal_after_s` stays until `finish`."""
+        return tuple(fault for _, fault in self._heals)
+
+    def resume(self, fault: FaultPlan, heal_due_s: float) -> None:
+        """Take over a fault that an earlier executor applied and did not heal."""
+        self._armed = [other for other in self._armed if other.id != fault.id]
+        self._heals.append((heal_due_s, fault))
+
+    def handle(self, event: Event, now: float) -> list[Apply | Heal]:
+        """Take one event of the coordinator's history; events of other kinds are ignored."""
+        rule = _RULES.get(event.event)
+        if rule is None:
+            return self.tick(now)
+        rule(self, event)
+        return self._fire(event.mono_s, now) + self._due_heals(now)
+
+    def tick(self, now: float) -> list[Apply | Heal]:
+        return self._fire_timed(now) + self._due_heals(now)
+
+    def finish(self) -> list[Heal]:
+        """The final heal: everything applied and not yet healed, latest first; nothing fires afterwards."""
+        self._armed = []
+        heals, self._heals = self._heals, []
+        return [Heal(fault, final=True) for _, fault in reversed(heals)]
+
+    # --- events ---------------------------------------------------------------------------------------------
+
+    def _round_opened(self, event: Event) -> None:
+        if self._began_s is None:
+            self._began_s = event.mono_s
+        number = _number(event.get("round"))
+        cohort = event.get("cohort")
+        names = frozenset(str(name) for name in cohort) if isinstance(cohort, list | tuple) else frozenset()
+        # Two rounds are kept: with over-selection late tasks of the last one are still in flight.
+        self._rounds = {n: r for n, r in self._rounds.items() if n >= number - 1}
+        self._rounds[number] = _Round(number, names)
+        self._task_agents = {t: (a, n) for t, (a, n) in self._task_agents.items() if n >= number - 1}
+
+    def _task_opened(self, event: Event) -> None:
+        number, agent = _number(event.get("round")), str(event.get("agent"))
+        self._task_agents[str(event.get("task"))] = (agent, number)
+        if number in self._rounds:
+            self._rounds[number].open_tasks.add(agent)
+
+    def _task_progress(self, event: Event) -> None:
+        agent, current = self._locate(event)
+        if current is None:
+            return
+        phase = event.get("phase")
+        if phase in TRAINED_PHASES:
+            current.training.add(agent)
+        if phase == TRAINING:
+            current.now_training.add(agent)
+        else:
+            current.now_training.discard(agent)
+
+    def _update_offered(self, event: Event) -> None:
+        agent, current = self._locate(event)
+        if current is not None:
+            current.offered = True
+            current.now_training.discard(agent)
+
+    def _task_closed(self, event: Event) -> None:
+        agent, current = self._locate(event)
+        if current is not None:
+            current.open_tasks.discard(agent)
+            current.now_training.discard(agent)
+
+    def _round_closed(self, event: Event) -> None:
+        current = self._rounds.get(_number(event.get("round")))
+        if current is not None:
+            current.closed = True
+
+    def _locate(self, event: Event) -> tuple[str, _Round | None]:
+        agent, number = self._task_agents.get(str(event.get("task")), (str(event.get("agent")), -1))
+        return agent, self._rounds.get(number)
+
+    # --- decisions ------------------------------------------------------------------------------------------
+
+    def _fire(self, since: float, now: float) -> list[Apply | Heal]:
+        fired: list[Apply | Heal] = list(self._fire_timed(now))
+        for fault in list(self._armed):
+            hit = self._hit_round(fault)
+            if hit is not None:
+                fired.append(self._start(fault, since, now, hit))
+        return fired
+
+    def _fire_timed(self, now: float) -> list[Apply | Heal]:
+        if self._began_s is None:
+            return []
+        fired: list[Apply | Heal] = []
+        for fault in list(self._armed):
+            if fault.trigger.at_s is not None and now >= self._began_s + fault.trigger.at_s:
+                open_rounds = [r.number for r in self._rounds.values() if not r.closed]
+                due = self._began_s + fault.trigger.at_s
+                fired.append(self._start(fault, due, now, max(open_rounds, default=None)))
+        return fired
+
+    def _start(self, fault: FaultPlan, since: float, now: float, number: int | None) -> Apply:
+        self._armed = [other for other in self._armed if other.id != fault.id]
+        heal_due = now + fault.heal_after_s if fault.heal_after_s is not None else float("inf")
+        self._heals.append((heal_due, fault))
+        return Apply(fault, max(0.0, now - since), number)
+
+    def _due_heals(self, now: float) -> list[Apply | Heal]:
+        due = sorted((entry for entry in self._heals if entry[0] <= now), key=lambda entry: entry[0])
+        self._heals = [entry for entry in self._heals if entry[0] > now]
+        return [Heal(fault) for _, fault in due]
+
+    def _hit_round(self, fault: FaultPlan) -> int | None:
+        trigger = fault.trigger
+        if trigger.round is None:
+            return None
+        for number in sorted(self._rounds):
+            if number >= trigger.round and _holds(trigger, fault.targets, self._rounds[number]):
+                return number
+        return None
+
+
+def _holds(trigger: Trigger, targets: tuple[str, ...], current: _Round) -> bool:
+    if trigger.state == "closed":
+        return current.closed
+    if current.closed:
+        return False
+    aimed = current.cohort & frozenset(targets)
+    if trigger.state == "collecting":
+        return current.collecting and (bool(aimed & current.open_tasks) or _only_services(targets, current))
+    # `training`, and a bare `round N`, which means the same: somebody's work is hit.
+    return bool(aimed & current.now_training) or (
+        _only_services(targets, current) and bool(current.now_training)
+    )
+
+
+def _only_services(targets: tuple[str, ...], current: _Round) -> bool:
+    """Faults of the broker, the coordinator or hostd overlap a task as soon as any task is open."""
+    return bool(targets) and frozenset(targets) <= SERVICES and bool(current.open_tasks)
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else -1
+
+
+_RULES: dict[str, Callable[[FaultCore, Event], None]] = {
+    "round_opened": FaultCore._round_opened,
+    "task_opened": FaultCore._task_opened,
+    "task_progress": FaultCore._task_progress,
+    "update_offered": FaultCore._update_offered,
+    "task_closed": FaultCore._task_closed,
+    "round_closed": FaultCore._round_closed,
+}

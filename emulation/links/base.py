@@ -1,0 +1,98 @@
+"""What every link backend does, and what it is told.
+
+A link is shaped per direction: `up` from the device to the broker, `down` the other way. A backend answers
+five questions: can this machine do it (`probe`), what of a shape can it not do (`unsupported`), put it in
+force (`apply`, idempotent, also how a live link is changed), is it in force still (`verify`, a read-back of
+everything written), and take it away (`clear`). Measuring is apart (`emulation.measure`), because what is
+measured must not depend on who shaped it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from emulation.netns import Netns
+from topology.plan import Link, Shape
+
+Direction = Literal["up", "down"]
+DIRECTIONS: tuple[Direction, Direction] = ("up", "down")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Whether a backend works here; `reason` says why or why not, in words for the record and for `doctor`."""
+
+    backend: str
+    ok: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class LinkEnds:
+    """Where one device's link is. `queue` is its NFQUEUE number; `seed` names its random sequences.
+
+    The device's own interface and the broker's are named as seen inside; `host_interface` is the other end of
+    the device's veth, in the host's namespace `host`.
+    """
+
+    device: str
+    address: str
+    queue: int
+    seed: str
+    device_ns: Netns
+    device_interface: str
+    host: Netns
+    host_interface: str
+    broker_ns: Netns
+    broker_interface: str
+
+
+@dataclass(frozen=True)
+class Readback:
+    """What is in force according to the kernel. `mismatches` are sentences; none means all that was asked is
+    there.
+    """
+
+    values: dict[str, object]
+    mismatches: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Since the link was applied. `late_s_max`: worst delay beyond the one due, of a packet let go."""
+
+    packets: dict[Direction, int] = field(default_factory=dict)
+    dropped: dict[Direction, int] = field(default_factory=dict)
+    overflowed: dict[Direction, int] = field(default_factory=dict)
+    late_s_max: dict[Direction, float] = field(default_factory=dict)
+
+
+class Backend(Protocol):
+    name: str
+
+    def probe(self) -> Probe: ...
+
+    def unsupported(self, shape: Shape) -> list[str]:
+        """Names of what this backend cannot do of the shape, each with the reason; empty when it can do all."""
+        ...
+
+    def start(self) -> None:
+        """Whatever runs for all links (a process); before the first `apply`."""
+        ...
+
+    def apply(self, ends: LinkEnds, link: Link) -> None: ...
+
+    def verify(self, ends: LinkEnds, link: Link) -> Readback: ...
+
+    def counters(self, ends: LinkEnds) -> Counters: ...
+
+    def clear(self, ends: LinkEnds) -> None:
+        """Take the shaping away; what is gone already is no error."""
+        ...
+
+    def stop(self) -> None: ...
+
+
+def unsupported(backend: Backend, link: Link) -> list[str]:
+    return [f"{way}: {text}" for way in DIRECTIONS for text in backend.unsupported(getattr(link, way))]

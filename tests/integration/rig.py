@@ -17,6 +17,20 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SMOKE = REPOSITORY / "topology" / "examples" / "smoke.yaml"
 LABEL = "io.edgerig.run"
 
+# More rounds than any test waits for: what the tests interrupt.
+LONG = """
+name: long
+seed: 3
+devices:
+  pi: {profile: raspberry-pi-4, count: 3, link: home-wifi, cpus: 0.3}
+data: {dataset: mnist-mini, samples_per_device: 300, partition: {kind: iid}}
+model: mlp
+training: {rounds: 40, local_epochs: 1, batch_size: 16, optimizer: {kind: sgd, lr: 0.05, momentum: 0.9}}
+policy: {kind: synchronous, cohort: 3, deadline: 30 s, quorum: 0.5}
+compression: {uplink: {sparsify: {top_k: 0.01}, quantize: int8, entropy: zstd}, downlink: {quantize: fp16}}
+expect: {updates_lost: 0}
+"""
+
 
 def edgerig(*arguments: str | Path, timeout_s: float = 400, path: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
@@ -105,6 +119,13 @@ def left_behind(run: str) -> list[str]:
         )
         found += [f"{kind} {line}" for line in done.stdout.split()]
     return found
+
+
+def container(run: str, node: str) -> str:
+    """The id of a run's container."""
+    labels = ["--filter", f"label={LABEL}={run}", "--filter", f"label=io.edgerig.node={node}"]
+    done = subprocess.run(["docker", "ps", "-aq", *labels], capture_output=True, text=True, timeout=30, check=True)
+    return done.stdout.strip()
 
 
 def summary(root: Path) -> dict[str, Any]:

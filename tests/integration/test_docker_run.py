@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rig import REPOSITORY, SMOKE, background, edgerig, events, left_behind, summary, until
+from rig import LONG, REPOSITORY, SMOKE, background, container, edgerig, events, left_behind, summary, until
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow]
 
@@ -62,20 +62,6 @@ def test_audit(finished: Path) -> None:
 
 
 # --- a longer run, which the tests below interrupt ------------------------------------------------------------------
-
-
-LONG = """
-name: long
-seed: 3
-devices:
-  pi: {profile: raspberry-pi-4, count: 3, link: home-wifi, cpus: 0.3}
-data: {dataset: mnist-mini, samples_per_device: 300, partition: {kind: iid}}
-model: mlp
-training: {rounds: 40, local_epochs: 1, batch_size: 16, optimizer: {kind: sgd, lr: 0.05, momentum: 0.9}}
-policy: {kind: synchronous, cohort: 3, deadline: 30 s, quorum: 0.5}
-compression: {uplink: {sparsify: {top_k: 0.01}, quantize: int8, entropy: zstd}, downlink: {quantize: fp16}}
-expect: {updates_lost: 0}
-"""
 
 
 @pytest.fixture
@@ -132,19 +118,11 @@ def test_runs_side_by_side_and_sweep_spares_the_living(long: Any, tmp_path: Path
     assert left_behind(root.name), "sweep must not touch a run that is alive"
 
 
-def _container(run: str, node: str) -> str:
-    done = subprocess.run(
-        ["docker", "ps", "-aq", "--filter", f"label=io.edgerig.run={run}", "--filter", f"label=io.edgerig.node={node}"],
-        capture_output=True, text=True, timeout=30, check=True,
-    )  # fmt: skip
-    return done.stdout.strip()
-
-
 @pytest.mark.parametrize("node", ["coordinator", "broker"])
 def test_the_run_goes_on_after_a_restart(long: Any, node: str) -> None:
     """The coordinator resumes from its journal; the broker has forgotten everything and is told again."""
     root = long.in_round(2)
-    subprocess.run(["docker", "restart", "-t", "0", _container(root.name, node)], check=True, timeout=60, capture_output=True)
+    subprocess.run(["docker", "restart", "-t", "0", container(root.name, node)], check=True, timeout=60, capture_output=True)
     newest = max(event["round"] for event in events(root, "round_opened"))
     long.in_round(newest + 3)
     long.send(signal.SIGINT)

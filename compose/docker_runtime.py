@@ -62,7 +62,9 @@ class DockerRuntime:
 
 def containers_of(client: Any, run: str) -> list[Any]:
     """Every container labelled with this run, running or not."""
-    return list(client.containers.list(all=True, filters={"label": f"{engine.LABEL_RUN}={run}"}, ignore_removed=True))
+    return list(
+        client.containers.list(all=True, filters={"label": f"{engine.LABEL_RUN}={run}"}, ignore_removed=True)
+    )
 
 
 def remove_run(client: Any, run: str) -> list[str]:

@@ -121,7 +121,9 @@ class Driver:
                         return
             if now > deadline:
                 raise EnvironmentProblem(
-                    "the run did not end in time", awaited=f"{run_timeout_s(self._plan):.0f} s", log=self._tail("coordinator")
+                    "the run did not end in time",
+                    awaited=f"{run_timeout_s(self._plan):.0f} s",
+                    log=self._tail("coordinator"),
                 )
             self._watcher.tick(now)
             self._wait(POLL_S)

@@ -26,7 +26,9 @@ LABEL_ROOT = "io.edgerig.root"
 
 ENGINE_TIMEOUT_S = 30  # one API call; the slowest seen is removing a container under load, 4 s
 COMPOSE_TIMEOUT_S = 900  # a first build installs onnxruntime over a slow line
-SUBNET_POOL = ipaddress.ip_network("10.213.0.0/16")  # a corner of 10/8 that neither Docker nor common VPNs use
+SUBNET_POOL = ipaddress.ip_network(
+    "10.213.0.0/16"
+)  # a corner of 10/8 that neither Docker nor common VPNs use
 
 SETUP_HINT = "run `make setup`, or use `--runtime process`, which needs no Docker"
 
@@ -58,7 +60,9 @@ def require_compose() -> None:
     """compose v2 as a plugin of the docker command."""
     if shutil.which("docker") is None:
         raise EnvironmentProblem("the command `docker` is not on the PATH", hint=SETUP_HINT)
-    done = subprocess.run(["docker", "compose", "version", "--short"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["docker", "compose", "version", "--short"], capture_output=True, text=True, timeout=60
+    )
     if done.returncode != 0 or not done.stdout.strip().lstrip("v").startswith(("2", "3", "4", "5")):
         found = (done.stdout or done.stderr).strip().splitlines()[-1:]
         raise EnvironmentProblem("Docker Compose v2 is not installed", log=found, hint=SETUP_HINT)
@@ -127,4 +131,6 @@ def free_subnet(engine: Any, devices: int) -> str:
     for candidate in SUBNET_POOL.subnets(new_prefix=prefix):
         if not any(other.version == 4 and candidate.overlaps(other) for other in taken):
             return str(candidate)
-    raise EnvironmentProblem(f"no free subnet in {SUBNET_POOL}", hint="remove unused networks: `edgerig sweep`")
+    raise EnvironmentProblem(
+        f"no free subnet in {SUBNET_POOL}", hint="remove unused networks: `edgerig sweep`"
+    )

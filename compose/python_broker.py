@@ -67,7 +67,7 @@ class AccessList:
         return any(covers(allowed, topic) for allowed in table.get(user, ()))
 
 
-class PasswordFile(BaseAuthPlugin):
+class PasswordFile(BaseAuthPlugin):  # type: ignore[misc]  # amqtt ships no types
     """mosquitto's password file; the client id has to be the user name, so nobody takes another's session."""
 
     def __init__(self, context: BaseContext) -> None:
@@ -87,7 +87,7 @@ class PasswordFile(BaseAuthPlugin):
         password_file: str = ""
 
 
-class AccessFile(BaseTopicPlugin):
+class AccessFile(BaseTopicPlugin):  # type: ignore[misc]
     """mosquitto's ACL file, for publishing, subscribing and receiving alike."""
 
     def __init__(self, context: BaseContext) -> None:
@@ -138,8 +138,12 @@ async def serve(private: Path, port: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--private", type=Path, required=True, help="folder with server.crt, server.key, passwd, acl")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--private", type=Path, required=True, help="folder with server.crt, server.key, passwd, acl"
+    )
     parser.add_argument("--port", type=int, required=True)
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="broker: %(message)s")

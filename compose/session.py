@@ -15,12 +15,17 @@ from compose import engine
 from compose.errors import EnvironmentProblem
 from compose.generate import compose_file
 from compose.prepare import prepare
-from topology.compile import Host, compile_topology
+from compose.process_runtime import free_port, write_relays
+from topology.compile import compile_topology
+from topology.host import this_host
 from topology.plan import Plan, Runtime, load_plan
 from topology.schema import Topology
+from topology.validate import Loaded
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-DISK_FREE_MIN_BYTES = 300 << 20  # shards 10 MB, journal and logs some tens of MB; below this a run dies half-way
+DISK_FREE_MIN_BYTES = (
+    300 << 20
+)  # shards 10 MB, journal and logs some tens of MB; below this a run dies half-way
 LOCK_NAME = "runner.lock"
 DETACHED_NAME = "detached"
 
@@ -39,23 +44,22 @@ def new_run_id(name: str) -> str:
     return f"{name[:30]}-{time.strftime('%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
 
 
-def this_host() -> Host:
-    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    return Host(cores=len(os.sched_getaffinity(0)), memory_bytes=pages * size)
-
-
 def create(
-    topology: Topology, source: Path, *, runtime: Runtime, runs: Path, data_dir: Path | None, run: str | None = None
+    loaded: Loaded,
+    *,
+    runtime: Runtime,
+    runs: Path,
+    data_dir: Path | None,
+    seed: int | None = None,
+    run: str | None = None,
 ) -> Session:
     """Compile and prepare a new run below `runs`. Raises TopologyErrors, DatasetError, EnvironmentProblem."""
-    run = run or new_run_id(topology.name)
+    run = run or new_run_id(loaded.topology.name)
     root = _new_folder(runs, run)
     try:
-        if runtime == "docker":
-            session = _docker_session(topology, root, run, data_dir)
-        else:
-            session = _process_session(topology, root, run, data_dir)
-        shutil.copyfile(source, root / "topology.yaml")
+        make = _docker_session if runtime == "docker" else _process_session
+        session = make(loaded, root, run, data_dir, seed)
+        shutil.copyfile(loaded.source, root / "topology.yaml")
     except OSError as error:
         remove_secrets(root)
         raise _disk_problem(root, error) from None
@@ -67,21 +71,28 @@ def create(
     return session
 
 
-def _docker_session(topology: Topology, root: Path, run: str, data_dir: Path | None) -> Session:
-    client = engine.client()
-    subnet = engine.free_subnet(client, topology.device_count)
+def seeded(loaded: Loaded, seed: int | None) -> Topology:
+    """The topology, with another seed if one is given."""
+    return loaded.topology if seed is None else loaded.topology.model_copy(update={"seed": seed})
+
+
+def _docker_session(loaded: Loaded, root: Path, run: str, data_dir: Path | None, seed: int | None) -> Session:
+    topology = seeded(loaded, seed)
+    subnet = engine.free_subnet(engine.client(), len(topology.device_names))
     uid = None if os.geteuid() == 0 else os.getuid()
-    plan = compile_topology(topology, run, runtime="docker", host=this_host(), subnet=subnet, fixed_uid=uid)
+    plan = compile_topology(topology, run, host=this_host(), subnet=subnet, uid=uid, sha256=loaded.sha256)
     prepare(plan, root, data_dir=data_dir)
-    text = compose_file(plan, mode="bind", root=root, repo=REPOSITORY)
-    (root / "compose.yaml").write_text(text)
+    (root / "compose.yaml").write_text(compose_file(plan, mode="bind", root=root, repo=REPOSITORY))
     return Session(plan, root)
 
 
-def _process_session(topology: Topology, root: Path, run: str, data_dir: Path | None) -> Session:
-    from compose.process_runtime import free_port, write_relays
-
-    plan = compile_topology(topology, run, runtime="process", host=this_host(), fixed_uid=os.getuid())
+def _process_session(
+    loaded: Loaded, root: Path, run: str, data_dir: Path | None, seed: int | None
+) -> Session:
+    topology = seeded(loaded, seed)
+    plan = compile_topology(
+        topology, run, runtime="process", host=this_host(), uid=os.geteuid(), sha256=loaded.sha256
+    )
     port = free_port()
     relays = write_relays(plan, root, port)
     prepare(plan, root, data_dir=data_dir, broker_port=port, agent_ports=relays)
@@ -93,7 +104,9 @@ def _new_folder(runs: Path, run: str) -> Path:
     try:
         root.mkdir(parents=True)
     except FileExistsError:
-        raise EnvironmentProblem(f"there is a run {run} already in {runs}", hint="choose another --run-id") from None
+        raise EnvironmentProblem(
+            f"there is a run {run} already in {runs}", hint="choose another --run-id"
+        ) from None
     except OSError as error:
         raise EnvironmentProblem(f"cannot make {root}: {error.strerror}", hint="use --runs FOLDER") from None
     free = shutil.disk_usage(root).free
@@ -168,7 +181,9 @@ def find_run(runs: Path, name: str) -> Path:
     matches = [match for match in matches if not match.parent.is_symlink()]
     if len(matches) == 1:
         return matches[0].parent.resolve()
-    known = ", ".join(sorted(p.parent.name for p in runs.glob("*/plan.json") if not p.parent.is_symlink())[-5:])
+    known = ", ".join(
+        sorted(p.parent.name for p in runs.glob("*/plan.json") if not p.parent.is_symlink())[-5:]
+    )
     what = f"{len(matches)} runs begin with {name!r}" if matches else f"there is no run {name!r} in {runs}"
     raise EnvironmentProblem(what, hint=f"the newest: {known}" if known else "`edgerig run FILE` makes one")
 

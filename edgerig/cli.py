@@ -13,7 +13,7 @@ from edgerig.commands import host, model, record, run, topology
 from edgerig.exits import CONFIGURATION, ENVIRONMENT, INTERRUPTED, OK
 from learning.datasets import DatasetError
 from learning.partition import PartitionError
-from topology.loader import TopologyErrors
+from topology.errors import TopologyErrors
 
 HELP = """Federated learning at the edge, for real: throttled containers, shaped links, faults, a verdict.
 
@@ -44,7 +44,9 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
 ) -> None:
     """The options of `edgerig` itself."""
 
@@ -60,7 +62,7 @@ def main() -> None:
     try:
         app()
     except TopologyErrors as errors:
-        _fail(CONFIGURATION, str(errors).splitlines())
+        _fail(CONFIGURATION, errors.lines())
     except (DatasetError, PartitionError) as error:
         _fail(CONFIGURATION, [f"data: {error}"])
     except EnvironmentProblem as problem:

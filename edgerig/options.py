@@ -20,7 +20,9 @@ class RuntimeName(StrEnum):
     process = "process"
 
 
-TopologyFile = Annotated[Path, typer.Argument(help="The topology, a YAML file.", metavar="FILE", show_default=False)]
+TopologyFile = Annotated[
+    Path, typer.Argument(help="The topology, a YAML file.", metavar="FILE", show_default=False)
+]
 RunName = Annotated[
     str, typer.Argument(help="A run: its id, the beginning of it, its folder, or `latest`.", metavar="[RUN]")
 ]

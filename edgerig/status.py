@@ -35,12 +35,16 @@ class RunStatus(Struct):
 
     def text(self) -> str:
         accuracy = "" if self.accuracy is None else f", accuracy {self.accuracy:.4f}"
-        lines = [f"{self.run}: {self.state}, round {self.round} of {self.rounds}, version {self.version}{accuracy}"]
+        lines = [
+            f"{self.run}: {self.state}, round {self.round} of {self.rounds}, version {self.version}{accuracy}"
+        ]
         for entry in self.waiting:
             lines.append("  waiting for " + " ".join(f"{key}={value}" for key, value in entry.items()))
         for device in self.devices:
             since = "" if device.since_s is None else f" for {device.since_s:.1f} s"
-            lines.append(f"  {device.name:<16} {'online ' if device.online else 'offline'} {device.phase or '-'}{since}")
+            lines.append(
+                f"  {device.name:<16} {'online ' if device.online else 'offline'} {device.phase or '-'}{since}"
+            )
         lines += [f"  fault {fault}" for fault in self.faults]
         if self.lapses:
             lines.append(f"  {self.lapses} lapses: the emulation did not hold everywhere (`edgerig report`)")

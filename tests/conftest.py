@@ -16,10 +16,14 @@ import pytest
 def missing_docker() -> str:
     """Why containers cannot be used here, or an empty string."""
     try:
-        done = subprocess.run(["docker", "info", "-f", "{{.ServerVersion}}"], capture_output=True, text=True, timeout=30)
+        done = subprocess.run(
+            ["docker", "info", "-f", "{{.ServerVersion}}"], capture_output=True, text=True, timeout=30
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"no docker command that answers: {error}"
-    return "" if done.returncode == 0 else f"no Docker Engine: {done.stderr.strip()[-200:]} (run `make setup`)"
+    return (
+        "" if done.returncode == 0 else f"no Docker Engine: {done.stderr.strip()[-200:]} (run `make setup`)"
+    )
 
 
 @cache

@@ -6,8 +6,8 @@ import json
 
 import msgspec
 import typer
-
 from coordinator.audit import audit as audit_run
+
 from compose.session import find_run, plan_of
 from edgerig.exits import FAILED, OK
 from edgerig.options import DEFAULT_RUNS, Format, FormatOption, RunName, RunsFolder
@@ -17,7 +17,9 @@ app = typer.Typer()
 
 
 @app.command()
-def report(name: RunName = "latest", runs: RunsFolder = DEFAULT_RUNS, format: FormatOption = Format.text) -> None:
+def report(
+    name: RunName = "latest", runs: RunsFolder = DEFAULT_RUNS, format: FormatOption = Format.text
+) -> None:
     """Write a run's summary and report again from its history.
 
     \b
@@ -34,7 +36,9 @@ def report(name: RunName = "latest", runs: RunsFolder = DEFAULT_RUNS, format: Fo
 
 
 @app.command()
-def audit(name: RunName = "latest", runs: RunsFolder = DEFAULT_RUNS, format: FormatOption = Format.text) -> None:
+def audit(
+    name: RunName = "latest", runs: RunsFolder = DEFAULT_RUNS, format: FormatOption = Format.text
+) -> None:
     """Recompute every model version from the recorded updates and compare bit for bit.
 
     \b
@@ -47,5 +51,7 @@ def audit(name: RunName = "latest", runs: RunsFolder = DEFAULT_RUNS, format: For
     else:
         for problem in result.problems:
             typer.echo(f"problem: {problem}")
-        typer.echo(f"{'every' if result.ok else 'NOT every'} version was recomputed bit for bit: {result.versions}")
+        typer.echo(
+            f"{'every' if result.ok else 'NOT every'} version was recomputed bit for bit: {result.versions}"
+        )
     raise typer.Exit(OK if result.ok else FAILED)

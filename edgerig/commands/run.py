@@ -41,7 +41,8 @@ from edgerig.progress import Mode, Progress
 from edgerig.status import describe
 from history.collect import collect
 from history.summary import Summary
-from topology.loader import load_topology
+from topology.host import this_host
+from topology.validate import load_topology
 
 app = typer.Typer()
 
@@ -58,8 +59,8 @@ def _runtime(session: Session, build: bool) -> Runtime:
 
 
 def _create(file: Path, runtime: RuntimeName, runs: Path, seed: int | None, run_id: str | None) -> Session:
-    topology = load_topology(file, seed=seed)
-    return create(topology, file, runtime=runtime.value, runs=runs, data_dir=data_dir(), run=run_id)
+    loaded = load_topology(file, host=this_host(), runtime=runtime.value)
+    return create(loaded, runtime=runtime.value, runs=runs, data_dir=data_dir(), seed=seed, run=run_id)
 
 
 @app.command()
@@ -106,7 +107,13 @@ def _drive(session: Session, progress: Progress, build: bool) -> Summary:
 
 
 @app.command()
-def up(file: TopologyFile, runs: RunsFolder = DEFAULT_RUNS, seed: Seed = None, build: Build = True, run_id: RunId = None) -> None:
+def up(
+    file: TopologyFile,
+    runs: RunsFolder = DEFAULT_RUNS,
+    seed: Seed = None,
+    build: Build = True,
+    run_id: RunId = None,
+) -> None:
     """Bring a topology up and leave it running; `edgerig down` ends it.
 
     \b
@@ -123,11 +130,15 @@ def up(file: TopologyFile, runs: RunsFolder = DEFAULT_RUNS, seed: Seed = None, b
             remove_secrets(session.root)
             (session.root / DETACHED_NAME).unlink()
             raise
-    typer.echo(f"run {session.plan.run} is up; `edgerig status {session.plan.run}` shows it, `edgerig down` ends it")
+    typer.echo(
+        f"run {session.plan.run} is up; `edgerig status {session.plan.run}` shows it, `edgerig down` ends it"
+    )
 
 
 @app.command()
-def status(name: RunName = "latest", runs: RunsFolder = DEFAULT_RUNS, format: FormatOption = Format.text) -> None:
+def status(
+    name: RunName = "latest", runs: RunsFolder = DEFAULT_RUNS, format: FormatOption = Format.text
+) -> None:
     """What a run is doing, and whom it is waiting for.
 
     \b
@@ -152,13 +163,17 @@ def logs(
     edgerig logs latest --node coordinator
     """
     root = find_run(runs, name)
-    found = {path.stem: path.read_text(errors="replace").splitlines()[-lines:] for path in root.glob("logs/*.log")}
+    found = {
+        path.stem: path.read_text(errors="replace").splitlines()[-lines:] for path in root.glob("logs/*.log")
+    }
     plan = plan_of(root)
     if plan.runtime == "docker" and not found:
         runtime = DockerRuntime(plan, root, build=False)
         found = {state.name: runtime.log_tail(state.name, lines) for state in runtime.nodes()}
     if node and node not in found:
-        raise EnvironmentProblem(f"no logs of {node!r} in {plan.run}", hint="there are: " + ", ".join(sorted(found)))
+        raise EnvironmentProblem(
+            f"no logs of {node!r} in {plan.run}", hint="there are: " + ", ".join(sorted(found))
+        )
     for service in [node] if node else sorted(found):
         for line in found[service]:
             typer.echo(f"{service} | {line}")
@@ -189,7 +204,9 @@ def down(name: RunName = "latest", runs: RunsFolder = DEFAULT_RUNS) -> None:
         typer.echo(f"{plan.run}: nothing was up")
         return
     summary = collect(root, plan)
-    typer.echo(f"{plan.run}: removed {len(removed)} things; verdict {summary.verdict}; {root / 'report.html'}")
+    typer.echo(
+        f"{plan.run}: removed {len(removed)} things; verdict {summary.verdict}; {root / 'report.html'}"
+    )
     if summary.verdict == "interrupted":
         raise typer.Exit(INTERRUPTED)
     raise typer.Exit(0 if summary.verdict == "pass" else FAILED)

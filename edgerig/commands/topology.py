@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
 from compose.generate import compose_file
 from compose.generated import generated_files as compose_generated
+
 from compose.prepare import prepare as prepare_run
-from compose.session import REPOSITORY, this_host
-from edgerig.exits import FAILED
+from compose.session import REPOSITORY, seeded
+from edgerig.exits import CONFIGURATION, FAILED
 from edgerig.options import Format, FormatOption, Seed, TopologyFile, data_dir
 from topology.compile import compile_topology
+from topology.errors import TopologyErrors
 from topology.generated import generated_files as topology_generated
-from topology.loader import TopologyErrors, load_topology
+from topology.host import this_host
+from topology.validate import load_topology
 
 app = typer.Typer()
 
@@ -24,7 +26,9 @@ app = typer.Typer()
 @app.command()
 def validate(
     file: TopologyFile,
-    host: Annotated[bool, typer.Option("--host/--no-host", help="Also: can this host give what is asked?")] = True,
+    host: Annotated[
+        bool, typer.Option("--host/--no-host", help="Also: can this host give what is asked?")
+    ] = True,
     format: FormatOption = Format.text,
 ) -> None:
     """Check a topology; prints every error at once, with path, value and what is allowed.
@@ -34,18 +38,24 @@ def validate(
     edgerig validate my-fleet.yaml --no-host --format json
     """
     try:
-        topology = load_topology(file)
-        plan = compile_topology(topology, "validate", runtime="docker", host=this_host() if host else None)
+        loaded = load_topology(file, host=this_host() if host else None)
     except TopologyErrors as errors:
         if format is Format.text:
             raise
-        typer.echo(json.dumps({"ok": False, "errors": [vars(e) | {"value": repr(e.value)} for e in errors.errors]}))
-        raise typer.Exit(2) from None
+        typer.echo(json.dumps({"ok": False, "errors": [error.as_dict() for error in errors.errors]}))
+        raise typer.Exit(CONFIGURATION) from None
+    plan = compile_topology(loaded.topology, "validate", sha256=loaded.sha256)
     quotas = sum(device.cpus for device in plan.devices)
     if format is Format.json:
-        typer.echo(json.dumps({"ok": True, "name": plan.name, "devices": len(plan.devices), "cpus": round(quotas, 3)}))
+        typer.echo(
+            json.dumps(
+                {"ok": True, "name": plan.name, "devices": len(plan.devices), "cpus": round(quotas, 3)}
+            )
+        )
     else:
-        typer.echo(f"{file}: good. {len(plan.devices)} devices, {quotas:.2f} cores in all, {plan.training.rounds} rounds")
+        typer.echo(
+            f"{file}: good. {len(plan.devices)} devices, {quotas:.2f} cores in all, {plan.training.rounds} rounds"
+        )
 
 
 @app.command("compose")
@@ -60,14 +70,17 @@ def compose_command(
     edgerig compose topology/examples/quickstart.yaml > /tmp/fleet.yaml
     docker compose -f /tmp/fleet.yaml up --build
     """
-    topology = load_topology(file, seed=seed)
-    plan = compile_topology(topology, run or topology.name, runtime="docker", host=this_host())
+    loaded = load_topology(file, host=this_host())
+    topology = seeded(loaded, seed)
+    plan = compile_topology(topology, run or topology.name, sha256=loaded.sha256)
     typer.echo(compose_file(plan, mode="volumes", repo=REPOSITORY, topology=file.resolve()), nl=False)
 
 
 @app.command()
 def generated(
-    check: Annotated[bool, typer.Option("--check", help="Only compare; exit code 1 if one is out of date.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only compare; exit code 1 if one is out of date.")
+    ] = False,
 ) -> None:
     """Write the files that are generated from code (JSON Schema, compose examples, tables), or check them."""
     stale = []
@@ -94,6 +107,7 @@ def prepare(
     seed: Seed = None,
 ) -> None:
     """What the init service of a compose file does: plan, credentials, shards, model."""
-    plan = compile_topology(load_topology(topology, seed=seed), run, runtime="docker", host=None, subnet=subnet or None)
+    loaded = load_topology(topology)
+    plan = compile_topology(seeded(loaded, seed), run, subnet=subnet or None, sha256=loaded.sha256)
     prepare_run(plan, root, data_dir=data_dir())
     typer.echo(f"prepared {plan.run}: {len(plan.devices)} devices")

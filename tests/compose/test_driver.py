@@ -11,9 +11,9 @@ from compose.driver import NODES_EVERY_S, Driver, run_timeout_s
 from compose.errors import EnvironmentProblem, Interrupted
 from compose.runtime import NodeState
 from history.events import Event
+from topology.compile import compile_topology
 from topology.plan import Plan
 from topology.validate import parse_topology
-from topology.compile import compile_topology
 
 TOPOLOGY = """
 name: t

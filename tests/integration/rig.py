@@ -32,7 +32,9 @@ expect: {updates_lost: 0}
 """
 
 
-def edgerig(*arguments: str | Path, timeout_s: float = 400, path: str | None = None) -> subprocess.CompletedProcess[str]:
+def edgerig(
+    *arguments: str | Path, timeout_s: float = 400, path: str | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     environment = {**os.environ, **({"PATH": path} if path is not None else {})}
     return subprocess.run(
@@ -113,9 +115,17 @@ def until(condition: Callable[[], Any], *, timeout_s: float, what: str) -> Any:
 def left_behind(run: str) -> list[str]:
     """Containers, networks and volumes that still carry this run's label."""
     found = []
-    for kind, listing in (("container", ["ps", "-aq"]), ("network", ["network", "ls", "-q"]), ("volume", ["volume", "ls", "-q"])):
+    for kind, listing in (
+        ("container", ["ps", "-aq"]),
+        ("network", ["network", "ls", "-q"]),
+        ("volume", ["volume", "ls", "-q"]),
+    ):
         done = subprocess.run(
-            ["docker", *listing, "--filter", f"label={LABEL}={run}"], capture_output=True, text=True, timeout=30, check=True
+            ["docker", *listing, "--filter", f"label={LABEL}={run}"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
         )
         found += [f"{kind} {line}" for line in done.stdout.split()]
     return found
@@ -124,7 +134,9 @@ def left_behind(run: str) -> list[str]:
 def container(run: str, node: str) -> str:
     """The id of a run's container."""
     labels = ["--filter", f"label={LABEL}={run}", "--filter", f"label=io.edgerig.node={node}"]
-    done = subprocess.run(["docker", "ps", "-aq", *labels], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(
+        ["docker", "ps", "-aq", *labels], capture_output=True, text=True, timeout=30, check=True
+    )
     return done.stdout.strip()
 
 

@@ -34,7 +34,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = (folder / "runs" / "latest").resolve()
     try:
         until(lambda: rounds(root) >= 2, timeout_s=180, what="round 2")
-        subprocess.run(["docker", "stop", "-t", "1", container(root.name, ATTACKER)], check=True, capture_output=True)
+        subprocess.run(
+            ["docker", "stop", "-t", "1", container(root.name, ATTACKER)], check=True, capture_output=True
+        )
         yield root
     finally:
         edgerig("down", "--runs", folder / "runs")
@@ -57,7 +59,9 @@ def broker(root: Path) -> str:
 class Guest:
     """A plain MQTT client that remembers what it was told."""
 
-    def __init__(self, root: Path, *, client_id: str, user: str | None, secret: str | None, tls: bool = True) -> None:
+    def __init__(
+        self, root: Path, *, client_id: str, user: str | None, secret: str | None, tls: bool = True
+    ) -> None:
         self.received: list[str] = []
         self.answer: Any = None
         self.client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5)
@@ -94,7 +98,9 @@ def guest(running: Path) -> Iterator[Guest]:
 
 
 @pytest.mark.parametrize(("user", "secret"), [(None, None), (ATTACKER, "wrong"), ("nobody", "x")])
-def test_without_a_valid_password_nobody_connects(running: Path, user: str | None, secret: str | None) -> None:
+def test_without_a_valid_password_nobody_connects(
+    running: Path, user: str | None, secret: str | None
+) -> None:
     client = Guest(running, client_id="guest", user=user, secret=secret)
     try:
         answer = until(lambda: client.answer, timeout_s=10, what="CONNACK")
@@ -122,12 +128,16 @@ def test_anothers_client_id_does_not_take_its_session(running: Path, guest: Gues
 
 
 def test_nothing_of_the_others_can_be_read(running: Path, guest: Guest) -> None:
-    for topic in ("#", f"rig/{running.name}/#", f"rig/{running.name}/down/#", f"rig/{running.name}/down/{VICTIM}/#",
-                  f"rig/{running.name}/up/#", f"rig/{running.name}/status/#", "$SYS/#"):  # fmt: skip
+    base = f"rig/{running.name}"
+    for topic in ("#", f"{base}/#", f"{base}/down/#", f"{base}/down/{VICTIM}/#", f"{base}/up/#", "$SYS/#"):
         guest.client.subscribe(topic, qos=1)
     reached = rounds(running) + 1
     until(lambda: rounds(running) >= reached, timeout_s=90, what="one more round")
-    own = (f"rig/{running.name}/down/{ATTACKER}/", f"rig/{running.name}/model/", f"rig/{running.name}/status/coordinator")
+    own = (
+        f"rig/{running.name}/down/{ATTACKER}/",
+        f"rig/{running.name}/model/",
+        f"rig/{running.name}/status/coordinator",
+    )
     assert [topic for topic in guest.received if not topic.startswith(own)] == []
 
 
@@ -148,13 +158,33 @@ def test_nothing_can_be_written_for_another(running: Path, guest: Guest) -> None
 
 
 def test_rubbish_is_counted_and_the_run_goes_on(running: Path, guest: Guest) -> None:
-    kinds = ("hello", "offer", "progress", "failed", "ask", "nonsense", "update/t1/0", "update/t1/99999", "update/t1/x", "a/b/c/d")
-    for payload in (b"", b"\x00", b"\xff" * 100, os.urandom(3000), b"\x81\xa4type\xa5hello", b"\x80" * 70_000):
+    kinds = (
+        "hello",
+        "offer",
+        "progress",
+        "failed",
+        "ask",
+        "nonsense",
+        "update/t1/0",
+        "update/t1/99999",
+        "update/t1/x",
+        "a/b/c/d",
+    )
+    for payload in (
+        b"",
+        b"\x00",
+        b"\xff" * 100,
+        os.urandom(3000),
+        b"\x81\xa4type\xa5hello",
+        b"\x80" * 70_000,
+    ):
         for kind in kinds:
             guest.send(f"rig/{running.name}/up/{ATTACKER}/{kind}", payload)
         guest.send(f"rig/{running.name}/status/{ATTACKER}", payload)
     refused = until(
-        lambda: [e for e in events(running, "message_refused") if e.get("agent") == ATTACKER], timeout_s=60, what="refusals"
+        lambda: [e for e in events(running, "message_refused") if e.get("agent") == ATTACKER],
+        timeout_s=60,
+        what="refusals",
     )
     assert {event["reason"] for event in refused} >= {"malformed"}
     reached = rounds(running) + 2
@@ -165,7 +195,10 @@ def test_no_secret_in_environment_labels_or_record(running: Path) -> None:
     secrets = [path.read_text().strip() for path in running.glob("private/*/password")]
     assert len(secrets) >= 4
     ids = subprocess.run(
-        ["docker", "ps", "-aq", "--filter", f"label=io.edgerig.run={running.name}"], capture_output=True, text=True, check=True
+        ["docker", "ps", "-aq", "--filter", f"label=io.edgerig.run={running.name}"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.split()
     inspected = subprocess.run(["docker", "inspect", *ids], capture_output=True, text=True, check=True).stdout
     logged = edgerig("logs", "--runs", running.parent).stdout

@@ -1,4 +1,4 @@
-"""Real containers, a real broker, real links: the smoke topology to its end, and everything that can cut it short."""
+"""Real containers, broker and links: the smoke topology to its end, and what can cut it short."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def test_no_agent_connected_before_its_gate_opened(finished: Path) -> None:
     opened: dict[str, float] = {}
     for event in events(finished):
         if event["event"] == "gate_opened":
-            opened.setdefault(event["node_name"] if "node_name" in event else event["device"], event["mono_s"])
+            opened.setdefault(
+                event["node_name"] if "node_name" in event else event["device"], event["mono_s"]
+            )
         if event["event"] == "connected" and event["node"] in opened:
             assert event["mono_s"] >= opened[event["node"]]
     assert len(opened) >= len(summary(finished)["devices"])
@@ -61,12 +63,12 @@ def test_audit(finished: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-# --- a longer run, which the tests below interrupt ------------------------------------------------------------------
+# --- a longer run, which the tests below interrupt ---
 
 
 @pytest.fixture
 def long(tmp_path: Path) -> Iterator[Any]:
-    """Start `edgerig run` of the long topology; a function waits until it is in round 2 and gives its folder."""
+    """`edgerig run` of the long topology; `in_round` waits for a round and gives the folder."""
     file = tmp_path / "long.yaml"
     file.write_text(LONG)
     runs = tmp_path / "runs"
@@ -112,7 +114,9 @@ def test_sweep_removes_what_a_killed_runner_left(long: Any) -> None:
 def test_runs_side_by_side_and_sweep_spares_the_living(long: Any, tmp_path: Path) -> None:
     root = long.in_round()
     done = edgerig("run", SMOKE, "--runs", tmp_path / "other", "--no-build")
-    assert done.returncode in (0, 1), done.stdout + done.stderr  # quotas may be off while two runs share two cores
+    assert done.returncode in (0, 1), (
+        done.stdout + done.stderr
+    )  # quotas may be off while two runs share two cores
     assert summary((tmp_path / "other" / "latest").resolve())["rounds"] == 2
     edgerig("sweep", "--runs", root.parent)
     assert left_behind(root.name), "sweep must not touch a run that is alive"
@@ -122,7 +126,12 @@ def test_runs_side_by_side_and_sweep_spares_the_living(long: Any, tmp_path: Path
 def test_the_run_goes_on_after_a_restart(long: Any, node: str) -> None:
     """The coordinator resumes from its journal; the broker has forgotten everything and is told again."""
     root = long.in_round(2)
-    subprocess.run(["docker", "restart", "-t", "0", container(root.name, node)], check=True, timeout=60, capture_output=True)
+    subprocess.run(
+        ["docker", "restart", "-t", "0", container(root.name, node)],
+        check=True,
+        timeout=60,
+        capture_output=True,
+    )
     newest = max(event["round"] for event in events(root, "round_opened"))
     long.in_round(newest + 3)
     long.send(signal.SIGINT)

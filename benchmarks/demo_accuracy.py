@@ -1,8 +1,10 @@
-"""What accuracy the demo's federation reaches, in one process: python -m benchmarks.demo_accuracy --seeds 1 2 3
+"""What accuracy the demo's federation reaches, in one process: python -m benchmarks.demo_accuracy --seeds 1 2
+3
 
-Synchronous FedAvg on mnist-mini, ten devices with 1,000 samples each (Dirichlet, equal sizes), full cohort; uplink as
-in the demo: the largest 1 % of the elements with error feedback, int8; devices receive the global model in float16.
-One thread; no network, no clock: this chooses the demo's settings, it measures no time of theirs.
+Synchronous FedAvg on mnist-mini, ten devices with 1,000 samples each (Dirichlet, equal sizes), full cohort;
+uplink as in the demo: the largest 1 % of the elements with error feedback, int8; devices receive the global
+model in float16. One thread; no network, no clock: this chooses the demo's settings, it measures no time of
+theirs.
 """
 
 from __future__ import annotations
@@ -61,8 +63,9 @@ def federate(args: argparse.Namespace, seed: int) -> list[float]:
             break
     full = 4 * artifact.size * len(trainers) * len(accuracies)
     print(
-        f"seed {seed} alpha {args.alpha} lr {args.lr} momentum {args.momentum} epochs {args.epochs} batch {args.batch} "
-        f"server_lr {args.server_lr} | {' '.join(f'{a:.4f}' for a in accuracies)} | best {max(accuracies):.4f} "
+        f"seed {seed} alpha {args.alpha} lr {args.lr} momentum {args.momentum} epochs {args.epochs} "
+        f"batch {args.batch} server_lr {args.server_lr} | {' '.join(f'{a:.4f}' for a in accuracies)} "
+        f"| best {max(accuracies):.4f} "
         f"ratio {full / sent:.0f} training {busy:.0f} core-s, all {time.process_time() - began:.0f}",
         flush=True,
     )

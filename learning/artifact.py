@@ -1,9 +1,9 @@
 """The training artifact: all a device needs to train a model, except the parameters' values.
 
-It holds two ONNX graphs of ordinary nodes (one step's loss and gradients; inference for evaluation), whose parameters
-are inputs, and the list that says how a flat float32 vector is cut into those parameters. Parameters travel apart
-from it: a version is one flat vector in the order of that list. The bytes come from the network, so every size is
-bounded and every number checked before anything is allocated.
+It holds two ONNX graphs of ordinary nodes (one step's loss and gradients; inference for evaluation), whose
+parameters are inputs, and the list that says how a flat float32 vector is cut into those parameters.
+Parameters travel apart from it: a version is one flat vector in the order of that list. The bytes come from
+the network, so every size is bounded and every number checked before anything is allocated.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class LabelSpec(Struct, frozen=True, kw_only=True):
 
 
 class TrainingArtifact(Struct, frozen=True, kw_only=True):
-    """`training`: x, labels, weights, p:<name>... → loss_sum, correct, g:<name>... ; `inference`: x, p:<name>... → output."""
+    """`training`: x, labels, weights, p:<name>... → loss_sum, correct, g:<name>... ; `inference`: x,
+    p:<name>... → output.
+    """
 
     schema: int = ARTIFACT_SCHEMA
     model: Name
@@ -75,7 +77,9 @@ class TrainingArtifact(Struct, frozen=True, kw_only=True):
     training: Annotated[bytes, Meta(max_length=ARTIFACT_BYTES_MAX)]
     inference: Annotated[bytes, Meta(max_length=ARTIFACT_BYTES_MAX)]
     counts_correct: bool = True
-    notes: Annotated[tuple[Annotated[str, Meta(max_length=512)], ...], Meta(max_length=64)] = field(default=())
+    notes: Annotated[tuple[Annotated[str, Meta(max_length=512)], ...], Meta(max_length=64)] = field(
+        default=()
+    )
 
     @property
     def size(self) -> int:
@@ -85,7 +89,9 @@ class TrainingArtifact(Struct, frozen=True, kw_only=True):
     @property
     def slices(self) -> list[slice]:
         stops = np.cumsum([spec.size for spec in self.parameters])
-        return [slice(int(stop) - spec.size, int(stop)) for spec, stop in zip(self.parameters, stops, strict=True)]
+        return [
+            slice(int(stop) - spec.size, int(stop)) for spec, stop in zip(self.parameters, stops, strict=True)
+        ]
 
     @property
     def small(self) -> list[slice]:
@@ -124,7 +130,9 @@ def flatten(artifact: TrainingArtifact, values: dict[str, npt.NDArray[Any]]) -> 
     flat = np.empty(artifact.size, np.float32)
     for spec, part in zip(artifact.parameters, artifact.slices, strict=True):
         if values[spec.name].shape != spec.shape:
-            raise ArtifactError(f"parameter {spec.name!r} has shape {values[spec.name].shape}, expected {spec.shape}")
+            raise ArtifactError(
+                f"parameter {spec.name!r} has shape {values[spec.name].shape}, expected {spec.shape}"
+            )
         flat[part] = values[spec.name].reshape(-1)
     return flat
 

@@ -27,7 +27,9 @@ class Evaluation(Struct, kw_only=True):
 
 
 class Evaluator:
-    """Runs the inference graph over a shard. One instance serves all versions: parameters come with each call."""
+    """Runs the inference graph over a shard. One instance serves all versions: parameters come with each
+    call.
+    """
 
     def __init__(self, artifact: TrainingArtifact, shard: Shard, batch: int = 100, threads: int = 1) -> None:
         self.artifact, self.shard = artifact, shard
@@ -89,17 +91,20 @@ def log_softmax(z: Array) -> Array:
 
 def _cross_entropy(z: Array, y: Array) -> Array:
     picked: Array = -np.take_along_axis(log_softmax(z), y[..., None], axis=-1)[..., 0]
-    return picked.reshape(len(picked), -1).mean(axis=1)
+    mean: Array = picked.reshape(len(picked), -1).mean(axis=1)
+    return mean
 
 
 def _squared_error(z: Array, y: Array) -> Array:
     each: Array = ((z - y) ** 2).reshape(len(z), -1)
-    return each.mean(axis=1)
+    mean: Array = each.mean(axis=1)
+    return mean
 
 
 def _binary_cross_entropy(z: Array, y: Array) -> Array:
     each: Array = np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))
-    return each.reshape(len(z), -1).mean(axis=1)
+    mean: Array = each.reshape(len(z), -1).mean(axis=1)
+    return mean
 
 
 # The same losses as learning.autodiff.losses, per sample, in numpy: evaluation needs no graph of them.

@@ -1,21 +1,22 @@
 """Optimizers, in place on flat float32 vectors.
 
-A vector is worked through in blocks that stay in the cache: per block all operations of a step, so that parameters,
-gradients and state each cross the memory bus once, and no temporary larger than a block exists. Definitions as in
-PyTorch: SGD couples weight decay before momentum, AdamW decouples it.
+A vector is worked through in blocks that stay in the cache: per block all operations of a step, so that
+parameters, gradients and state each cross the memory bus once, and no temporary larger than a block exists.
+Definitions as in PyTorch: SGD couples weight decay before momentum, AdamW decouples it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Flat = npt.NDArray[np.float32]
 
-BLOCK = 16_384  # floats: three blocks of 64 KiB fit the second-level cache of a Pi (512 KiB shared) and of a server
+# Floats. Three blocks of 64 KiB fit the second-level cache of a Pi (512 KiB) and of a server.
+BLOCK = 16_384
 
 
 class Optimizer(Protocol):
@@ -27,7 +28,9 @@ class Optimizer(Protocol):
 class Sgd:
     """v ← μ·v + (g + λ·p); p ← p − lr·v, or with Nesterov p − lr·(g + λ·p + μ·v). State: v, if μ > 0."""
 
-    def __init__(self, size: int, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False) -> None:
+    def __init__(
+        self, size: int, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
+    ) -> None:
         if nesterov and momentum <= 0:
             raise ValueError("nesterov needs a momentum above 0")
         self.momentum, self.weight_decay, self.nesterov = momentum, weight_decay, nesterov
@@ -55,7 +58,9 @@ class Sgd:
 
 
 class Adam:
-    """Adam (decay added to the gradient) or AdamW (decay applied to the parameter); bias-corrected, no amsgrad."""
+    """Adam (decay added to the gradient) or AdamW (decay applied to the parameter); bias-corrected, no
+    amsgrad.
+    """
 
     def __init__(
         self,
@@ -78,7 +83,9 @@ class Adam:
         correction = np.float32(1.0 / np.sqrt(1.0 - self.beta2**self.count))
         rate = np.float32(lr / (1.0 - self.beta1**self.count))
         for block in blocks(params.size):
-            self._block(params[block], grad[block], self.first[block], self.second[block], lr, rate, correction)
+            self._block(
+                params[block], grad[block], self.first[block], self.second[block], lr, rate, correction
+            )
 
     def _block(
         self, p: Flat, g: Flat, m: Flat, v: Flat, lr: float, rate: np.float32, correction: np.float32
@@ -106,14 +113,22 @@ def global_norm(grad: Flat) -> float:
 
 
 def clip_by_global_norm(grad: Flat, limit: float) -> float:
-    """Scale in place so that the norm is at most `limit` (PyTorch's clip_grad_norm_). Returns the norm before."""
+    """Scale in place so that the norm is at most `limit` (PyTorch's clip_grad_norm_). Returns the norm
+    before.
+    """
     norm = global_norm(grad)
     if norm > limit:
         grad *= np.float32(limit / (norm + 1e-6))
     return norm
 
 
-def add_proximal(grad: Flat, params: Flat, anchor: Flat, mu: float) -> None:
+def subtract(params: Flat, anchor: npt.NDArray[Any]) -> None:
+    """params −= anchor, which may be of half precision: widened block by block, never as a whole."""
+    for block in blocks(params.size):
+        params[block] -= anchor[block]
+
+
+def add_proximal(grad: Flat, params: Flat, anchor: npt.NDArray[Any], mu: float) -> None:
     """FedProx: the gradient of μ/2·‖p − anchor‖² (Li et al. 2020, arXiv:1812.06127), block by block."""
     scratch = np.empty(min(params.size, BLOCK), np.float32)
     for block in blocks(params.size):

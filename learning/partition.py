@@ -1,7 +1,7 @@
 """Who gets which samples: pure functions from labels to lists of indices.
 
-Every partition is seeded, disjoint and leaves no device empty; the same arguments give the same indices on every
-platform (numpy's PCG64 is specified bit by bit).
+Every partition is seeded, disjoint and leaves no device empty; the same arguments give the same indices on
+every platform (numpy's PCG64 is specified bit by bit).
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class Partition:
 
     def histograms(self, labels: Labels, classes: int) -> npt.NDArray[np.int64]:
         """Label counts, shape [devices, classes]."""
-        return np.stack([np.bincount(labels[chosen], minlength=classes) for chosen in self.devices]).astype(np.int64)
+        return np.stack([np.bincount(labels[chosen], minlength=classes) for chosen in self.devices]).astype(
+            np.int64
+        )
 
 
 def _generator(seed: int) -> np.random.Generator:
@@ -57,11 +59,15 @@ def iid(labels: Labels, devices: int, samples_per_device: int, seed: int) -> Par
     return Partition("iid", tuple(np.sort(part) for part in order.reshape(devices, samples_per_device)))
 
 
-def dirichlet(labels: Labels, devices: int, samples_per_device: int, seed: int, alpha: float = 0.5) -> Partition:
-    """Equal sizes, label shares of each device drawn from Dirichlet(α·prior) (Hsu et al. 2019, arXiv:1909.06335).
+def dirichlet(
+    labels: Labels, devices: int, samples_per_device: int, seed: int, alpha: float = 0.5
+) -> Partition:
+    """Equal sizes, label shares of each device drawn from Dirichlet(α·prior) (Hsu et al. 2019,
+    arXiv:1909.06335).
 
-    Where a class runs out, what is missing is drawn from the classes that are left, in proportion to the device's
-    own shares and to what is left of each. Devices are served in a random order, so that none is always last.
+    Where a class runs out, what is missing is drawn from the classes that are left, in proportion to the
+    device's own shares and to what is left of each. Devices are served in a random order, so that none is
+    always last.
     """
     if not alpha > 0 or not np.isfinite(alpha):
         raise PartitionError(f"alpha must be a number above 0, got {alpha}")
@@ -92,8 +98,11 @@ def _quota(
     return quota
 
 
-def shards(labels: Labels, devices: int, samples_per_device: int, seed: int, shards_per_device: int = 2) -> Partition:
-    """Sort by label, cut into equal shards, deal `shards_per_device` to each (McMahan et al. 2017, section 3).
+def shards(
+    labels: Labels, devices: int, samples_per_device: int, seed: int, shards_per_device: int = 2
+) -> Partition:
+    """Sort by label, cut into equal shards, deal `shards_per_device` to each (McMahan et al. 2017, section
+    3).
 
     `samples_per_device` is met up to rounding down to a multiple of `shards_per_device`.
     """
@@ -106,7 +115,9 @@ def shards(labels: Labels, devices: int, samples_per_device: int, seed: int, sha
     mixed = rng.permutation(len(labels))
     by_label = mixed[np.argsort(labels[mixed], kind="stable")]
     total = devices * shards_per_device
-    starts = np.linspace(0, len(labels) - size, total).astype(np.int64) if total > 1 else np.zeros(1, np.int64)
+    starts = (
+        np.linspace(0, len(labels) - size, total).astype(np.int64) if total > 1 else np.zeros(1, np.int64)
+    )
     dealt = rng.permutation(total).reshape(devices, shards_per_device)
     parts = [np.concatenate([by_label[starts[s] : starts[s] + size] for s in row]) for row in dealt]
     return Partition("shards", tuple(np.sort(part) for part in parts))
@@ -118,7 +129,8 @@ PARTITIONS: dict[str, Callable[..., Partition]] = {"iid": iid, "dirichlet": diri
 def write_shards(
     dataset: Dataset, partition: Partition, names: Sequence[str], out: str | Path
 ) -> npt.NDArray[np.int64]:
-    """Write `<out>/<device>/{x,y}.npy` for each device and `<out>/test/{x,y}.npy`; return the label histograms.
+    """Write `<out>/<device>/{x,y}.npy` for each device and `<out>/test/{x,y}.npy`; return the label
+    histograms.
 
     The test data is for the coordinator only: it is never mounted into an agent.
     """

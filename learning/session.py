@@ -1,7 +1,8 @@
 """An onnxruntime session over an artifact's graph, for one thread and little memory.
 
-Inputs and outputs are bound to numpy buffers once. Parameters are bound as inputs and changed in place between
-steps; gradients are written straight into one flat vector. No buffer is ever input and output of the same run.
+Inputs and outputs are bound to numpy buffers once. Parameters are bound as inputs and changed in place
+between steps; gradients are written straight into one flat vector. No buffer is ever input and output of the
+same run.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ def open_session(graph: bytes, threads: int) -> ort.InferenceSession:
     # Spinning threads would burn the CPU quota of a throttled device while waiting for nothing.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    # Measured on the cnn at batch 16 (benchmarks.memory): the memory pattern keeps one block for all activations, 12 MB
-    # more at the peak; without the arena the peak is the same and a step takes 8 % longer (page faults).
+    # Measured on the cnn at batch 16 (benchmarks.memory): the memory pattern keeps one block for all
+    # activations, 12 MB more at the peak; without the arena the peak is the same and a step takes 8 % longer
+    # (page faults).
     options.enable_mem_pattern = False
     try:
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - a dozen onnxruntime types, all meaning: this graph does not load
+    except Exception as error:
         raise ArtifactError(f"onnxruntime {ort.__version__} cannot load the graph: {error}") from error
 
 

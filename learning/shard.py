@@ -13,7 +13,9 @@ Array = npt.NDArray[Any]
 
 
 class DatasetError(ValueError):
-    """Data that is missing, unreadable or not what it should be. The message names the path and what to do."""
+    """Data that is missing, unreadable or not what it should be. The message names the path and what to
+    do.
+    """
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def open_shard(folder: str | Path) -> Shard:
             arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
         except (OSError, ValueError, EOFError) as error:
             raise DatasetError(
-                f"cannot read the shard {path}: {error}. Write it with learning.partition.write_shards, or point "
-                "`shard` in agent.yaml at a folder with x.npy and y.npy"
+                f"cannot read the shard {path}: {error}. Write it with learning.partition.write_shards, or "
+                "point `shard` in agent.yaml at a folder with x.npy and y.npy"
             ) from error
     return Shard(arrays[0], arrays[1])

@@ -11,10 +11,11 @@ import numpy.typing as npt
 from msgspec import Meta, Struct
 
 from learning.artifact import ArtifactError, Flat, TrainingArtifact
-from learning.optimizers import OPTIMIZERS, add_proximal, clip_by_global_norm
+from learning.optimizers import OPTIMIZERS, add_proximal, clip_by_global_norm, subtract
 from learning.session import StepSession, peak_rss_mb
 from learning.shard import Shard
 
+Received = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 OnStep = Callable[[int, int], Any]
 
 
@@ -45,7 +46,9 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
 
 
 class TrainResult(Struct, kw_only=True):
-    """What a task came to. `delta` = trained − received. Losses are the data's alone: no proximal, no decay term."""
+    """What a task came to. `delta` = trained − received. Losses are the data's alone: no proximal, no decay
+    term.
+    """
 
     delta: Flat
     samples: int
@@ -58,8 +61,11 @@ class TrainResult(Struct, kw_only=True):
     peak_rss_mb: float
 
 
-def batches(samples: int, batch_size: int, steps: int, seed: int) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
-    """Indices of each step's batch and how many of them count; epochs are reshuffled, the last batch is padded.
+def batches(
+    samples: int, batch_size: int, steps: int, seed: int
+) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
+    """Indices of each step's batch and how many of them count; epochs are reshuffled, the last batch is
+    padded.
 
     Order follows from `seed` alone. Padding repeats the batch's own first indices; its weight is zero.
     """
@@ -77,7 +83,9 @@ def batches(samples: int, batch_size: int, steps: int, seed: int) -> Iterator[tu
 
 
 class Trainer:
-    """Trains an artifact on a shard. One instance per task keeps memory at its lowest; it may also be used again."""
+    """Trains an artifact on a shard. One instance per task keeps memory at its lowest; it may also be used
+    again.
+    """
 
     def __init__(self, artifact: TrainingArtifact, shard: Shard, threads: int = 1) -> None:
         self.artifact, self.shard, self.threads = artifact, shard, threads
@@ -95,26 +103,38 @@ class Trainer:
             return spec.local_steps
         return spec.local_epochs * -(-len(self.shard) // spec.batch_size)
 
-    def train(self, flat_params: Flat, spec: TrainingSpec, seed: int, on_step: OnStep | None = None) -> TrainResult:
+    def train(
+        self, flat_params: Received, spec: TrainingSpec, seed: int, on_step: OnStep | None = None
+    ) -> TrainResult:
         """Train from `flat_params` (left untouched) and return the difference.
 
-        `on_step(step, steps)` is called after every step; False cancels with TrainingCancelled, its own exceptions
-        pass through. Raises TrainingDiverged on a NaN or infinite loss, ArtifactError on contradictions.
+        The received version may be float32 or float16; a version that travelled as float16 is best given as
+        it is, since it stays in memory as the anchor of the difference.
+
+        `on_step(step, steps)` is called after every step; False cancels with TrainingCancelled, its own
+        exceptions pass through. Raises TrainingDiverged on a NaN or infinite loss, ArtifactError on
+        contradictions.
         """
         artifact = self.artifact
         if spec.batch_size != artifact.batch_size:
-            raise ArtifactError(f"artifact prepared for batches of {artifact.batch_size}, asked for {spec.batch_size}")
-        if flat_params.shape != (artifact.size,) or flat_params.dtype != np.float32:
-            raise ArtifactError(f"got {flat_params.dtype} {flat_params.shape}, expected {artifact.size} float32 values")
+            raise ArtifactError(
+                f"artifact prepared for batches of {artifact.batch_size}, asked for {spec.batch_size}"
+            )
+        if flat_params.shape != (artifact.size,) or flat_params.dtype not in (np.float32, np.float16):
+            raise ArtifactError(
+                f"got {flat_params.dtype} {flat_params.shape}, expected {artifact.size} float values"
+            )
         began = time.monotonic()
-        work = flat_params.copy()
+        work: Flat = flat_params.astype(np.float32)
         loop = _Loop(self, spec, work, flat_params)
         steps = self.steps(spec)
-        for index, (chosen, real) in enumerate(batches(len(self.shard), spec.batch_size, steps, seed), start=1):
+        for index, (chosen, real) in enumerate(
+            batches(len(self.shard), spec.batch_size, steps, seed), start=1
+        ):
             loop.step(chosen, real)
             if on_step is not None and on_step(index, steps) is False:
                 raise TrainingCancelled(f"cancelled after step {index} of {steps}")
-        np.subtract(work, flat_params, out=work)
+        subtract(work, flat_params)
         if not np.isfinite(work).all():
             raise TrainingDiverged("the trained parameters are not finite; lower the learning rate")
         return TrainResult(
@@ -133,7 +153,7 @@ class Trainer:
 class _Loop:
     """The state of one task: buffers, optimizer, running sums."""
 
-    def __init__(self, trainer: Trainer, spec: TrainingSpec, work: Flat, anchor: Flat) -> None:
+    def __init__(self, trainer: Trainer, spec: TrainingSpec, work: Flat, anchor: Received) -> None:
         self.shard, self.spec, self.work, self.anchor = trainer.shard, spec, work, anchor
         self.grad = np.empty_like(work)
         self.session = StepSession(trainer.artifact, work, self.grad, trainer.threads)
@@ -151,7 +171,9 @@ class _Loop:
         session.weights[real:] = 0.0
         loss = session.run()
         if not np.isfinite(loss):
-            raise TrainingDiverged(f"loss {loss} after {len(self.times)} steps; lower the learning rate or clip")
+            raise TrainingDiverged(
+                f"loss {loss} after {len(self.times)} steps; lower the learning rate or clip"
+            )
         if spec.prox_mu:
             add_proximal(self.grad, self.work, self.anchor, spec.prox_mu)
         if spec.clip_norm is not None:

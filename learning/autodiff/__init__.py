@@ -3,8 +3,8 @@
 Operator's side only: this package needs `onnx`; what it makes is run on devices by plain onnxruntime.
 
 How it works, in the order of the files:
- observe.py     binds every dynamic dimension, runs the model once and notes shape, type and constants of each value;
- parameters.py  decides which initializers are weights, and says why;
+ observe.py     binds every dynamic dimension, runs the model once and notes shape, type and constants of each
+ value; parameters.py  decides which initializers are weights, and says why;
  graph.py       a growing graph and its symbolic tensors, so that a rule reads like the formula it is;
  rules/         the table: operator → gradient, one small function each;
  backward.py    walks the model from the loss to the parameters with that table;

@@ -22,7 +22,9 @@ class Backward:
         self.pending: dict[str, list[Tensor]] = {}
 
     def run(self, seeds: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
-        """Gradients of `wanted`, given those of some outputs. A name nothing flows to is missing in the result."""
+        """Gradients of `wanted`, given those of some outputs. A name nothing flows to is missing in the
+        result.
+        """
         wanted = set(wanted)
         reached = self._reached_from(wanted)
         self.pending = {name: [grad] for name, grad in seeds.items() if name in reached}

@@ -1,8 +1,8 @@
 """A growing ONNX graph and symbolic tensors over it.
 
-A rule writes `n.dy * n.y * (1 - n.y)`; every operator appends one node and returns the tensor it makes. Shapes are
-known for the forward pass (they were observed); a gradient always has the shape of what it is the gradient of, so
-a rule that needs a shape takes it from there.
+A rule writes `n.dy * n.y * (1 - n.y)`; every operator appends one node and returns the tensor it makes.
+Shapes are known for the forward pass (they were observed); a gradient always has the shape of what it is the
+gradient of, so a rule that needs a shape takes it from there.
 """
 
 from __future__ import annotations
@@ -174,7 +174,9 @@ class Graph:
         return self.zeros(x.dims, x.dtype)
 
     def unbroadcast(self, grad: Tensor, source: Shape, target: Shape) -> Tensor:
-        """Sum a gradient of shape `source` over the axes along which an input of shape `target` was repeated."""
+        """Sum a gradient of shape `source` over the axes along which an input of shape `target` was
+        repeated.
+        """
         if source == target:
             return grad
         lead = len(source) - len(target)

@@ -1,6 +1,7 @@
 """Loss heads. Each gives the loss of every sample and the gradient of the weighted mean, as ONNX nodes.
 
-With sample weights w the loss is Σ wᵢ·lᵢ / Σ wᵢ: a padded sample of weight zero changes nothing, also not the divisor.
+With sample weights w the loss is Σ wᵢ·lᵢ / Σ wᵢ: a padded sample of weight zero changes nothing, also not the
+divisor.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def find(name: str) -> Loss:
 
 def _classes_last(logits: Tensor) -> None:
     if logits.rank != 2:
-        raise AutodiffError(f"this loss wants logits of shape [batch, classes], the model gives {list(logits.dims)}")
+        raise AutodiffError(
+            f"this loss wants logits of shape [batch, classes], the model gives {list(logits.dims)}"
+        )
 
 
 def _column(weights: Tensor, rank: int) -> Tensor:
@@ -68,7 +71,12 @@ def _column(weights: Tensor, rank: int) -> Tensor:
     return weights if rank == 1 else weights.graph.reshape(weights, [-1, *[1] * (rank - 1)])
 
 
-@loss("softmax_cross_entropy", labels="int64", shape=lambda s: s[:1], about="integer labels, [batch, classes] logits")
+@loss(
+    "softmax_cross_entropy",
+    labels="int64",
+    shape=lambda s: s[:1],
+    about="integer labels, [batch, classes] logits",
+)
 def softmax_cross_entropy(
     g: Graph, logits: Tensor, labels: Tensor, share: Tensor, *, label_smoothing: float = 0.0
 ) -> Head:
@@ -96,7 +104,12 @@ def mean_squared_error(g: Graph, output: Tensor, labels: Tensor, share: Tensor) 
     return Head(per_sample, difference * (2.0 / rest) * _column(share, output.rank), None)
 
 
-@loss("binary_cross_entropy", labels="float32", shape=lambda s: s, about="targets in [0, 1], logits of any shape")
+@loss(
+    "binary_cross_entropy",
+    labels="float32",
+    shape=lambda s: s,
+    about="targets in [0, 1], logits of any shape",
+)
 def binary_cross_entropy(g: Graph, logits: Tensor, labels: Tensor, share: Tensor) -> Head:
     """With logits: max(z, 0) − z·t + log(1 + e^−|z|), which never overflows. Gradient: σ(z) − t."""
     rest = math.prod(logits.dims[1:])
@@ -105,17 +118,28 @@ def binary_cross_entropy(g: Graph, logits: Tensor, labels: Tensor, share: Tensor
     each = g.op("Max", logits, zero) - logits * labels + softplus
     per_sample = g.mean(each, list(range(1, logits.rank)), keep=False) if logits.rank > 1 else each
     gradient = (g.op("Sigmoid", logits) - labels) * (1.0 / rest) * _column(share, logits.rank)
-    hits = g.op("Equal", g.op("Greater", logits, zero), g.op("Greater", labels, g.constant(np.asarray(0.5, labels.dtype))))
+    hits = g.op(
+        "Equal",
+        g.op("Greater", logits, zero),
+        g.op("Greater", labels, g.constant(np.asarray(0.5, labels.dtype))),
+    )
     right = g.cast(hits, logits.dtype or np.float32)
     correct = g.mean(right, list(range(1, logits.rank)), keep=False) if logits.rank > 1 else right
     return Head(per_sample, gradient, correct)
 
 
-@loss("next_token", labels="int64", shape=lambda s: s[:2], about="[batch, length, vocabulary] logits, next tokens")
+@loss(
+    "next_token",
+    labels="int64",
+    shape=lambda s: s[:2],
+    about="[batch, length, vocabulary] logits, next tokens",
+)
 def next_token(g: Graph, logits: Tensor, labels: Tensor, share: Tensor) -> Head:
     """Cross-entropy of every position, averaged over the sequence. Labels are the inputs shifted by one."""
     if logits.rank != 3:
-        raise AutodiffError(f"next_token wants logits [batch, length, vocabulary], the model gives {list(logits.dims)}")
+        raise AutodiffError(
+            f"next_token wants logits [batch, length, vocabulary], the model gives {list(logits.dims)}"
+        )
     length, vocabulary = logits.dims[1:]
     values = g.constant(np.asarray([0.0, 1.0], logits.dtype))
     target = g.op("OneHot", labels, g.constant(np.asarray(vocabulary, np.int64)), values)
@@ -123,5 +147,7 @@ def next_token(g: Graph, logits: Tensor, labels: Tensor, share: Tensor) -> Head:
     log_p = g.op("LogSoftmax", logits, axis=-1)
     per_sample = -g.sum(target * log_p, [1, 2]) * (1.0 / length)
     gradient = (g.op("Exp", log_p) - target) * (_column(share, 3) * (1.0 / length))
-    hits = g.cast(g.op("Equal", g.op("ArgMax", logits, axis=2, keepdims=0), labels), logits.dtype or np.float32)
+    hits = g.cast(
+        g.op("Equal", g.op("ArgMax", logits, axis=2, keepdims=0), labels), logits.dtype or np.float32
+    )
     return Head(per_sample, gradient, g.mean(hits, [1], keep=False))

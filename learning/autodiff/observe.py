@@ -1,8 +1,9 @@
 """Learn shapes, types and constants of every value by running the model once.
 
-With all dimensions bound, one run of the forward pass on zeros says more than shape inference can: the exact shape
-of every value, and the value of everything that depends on shapes and constants alone (the Shape/Gather/Concat
-arithmetic exporters leave behind). What is constant is folded; what depends on the data never is.
+With all dimensions bound, one run of the forward pass on zeros says more than shape inference can: the exact
+shape of every value, and the value of everything that depends on shapes and constants alone (the
+Shape/Gather/Concat arithmetic exporters leave behind). What is constant is folded; what depends on the data
+never is.
 """
 
 from __future__ import annotations
@@ -20,15 +21,26 @@ from learning.autodiff.errors import AutodiffError
 from learning.autodiff.graph import Array, Shape
 
 CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
-RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+RANDOM = {
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+}
 SHAPE_ONLY = {"Shape", "Size"}  # constant whatever the data, once shapes are bound
-OPSET_MIN = 13  # axes of Squeeze, Unsqueeze and ReduceSum became inputs; older forms are not worth a second rule
+OPSET_MIN = (
+    13  # axes of Squeeze, Unsqueeze and ReduceSum became inputs; older forms are not worth a second rule
+)
 FOLD_BYTES_MAX = 64 << 20  # a folded constant above this would bloat the artifact every device must fetch
 
 
 @dataclass
 class Observed:
-    """A model with everything known: `shapes` and `dtypes` of all values, `constants` of the foldable ones."""
+    """A model with everything known: `shapes` and `dtypes` of all values, `constants` of the foldable
+    ones.
+    """
 
     model: onnx.ModelProto
     opset: int
@@ -69,9 +81,12 @@ def check_model(model: onnx.ModelProto) -> None:
 
 def to_array(tensor: onnx.TensorProto) -> Array:
     try:
-        return numpy_helper.to_array(tensor)
+        array: Array = numpy_helper.to_array(tensor)
     except Exception as error:
-        raise AutodiffError(f"initializer {tensor.name!r} cannot be read ({error}): truncated file?") from error
+        raise AutodiffError(
+            f"initializer {tensor.name!r} cannot be read ({error}): truncated file?"
+        ) from error
+    return array
 
 
 def data_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
@@ -79,7 +94,8 @@ def data_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
     inputs = [value for value in model.graph.input if value.name not in names]
     if len(inputs) != 1:
         raise AutodiffError(
-            f"the model has {len(inputs)} data inputs ({', '.join(v.name for v in inputs) or 'none'}); one is trained on"
+            f"the model has {len(inputs)} data inputs ({', '.join(v.name for v in inputs) or 'none'}); "
+            "exactly one is trained on: merge them or make the others constants"
         )
     return inputs[0]
 
@@ -97,14 +113,16 @@ def bind(model: onnx.ModelProto, batch_size: int, dims: Mapping[str, int] | None
         if axis == 0:
             if dim.HasField("dim_value") and dim.dim_value not in (1, batch_size):
                 raise AutodiffError(
-                    f"input {value.name!r} was exported with a fixed batch of {dim.dim_value}, not {batch_size}: "
+                    f"input {value.name!r} was exported with a fixed batch of {dim.dim_value}, "
+                    f"not {batch_size}: "
                     "export it with a dynamic batch axis"
                 )
             dim.dim_value = batch_size
         elif not dim.HasField("dim_value"):
             if name not in (dims or {}):
                 raise AutodiffError(
-                    f"dimension {name or axis!r} of input {value.name!r} is dynamic: bind it (dims: {name or axis}=...)"
+                    f"dimension {name or axis!r} of input {value.name!r} is dynamic: bind it "
+                    f"(dims: {name or axis}=...)"
                 )
             dim.dim_value = dict(dims or {})[name]
     del bound.graph.value_info[:]
@@ -130,7 +148,7 @@ def run_once(model: onnx.ModelProto, names: list[str], value: onnx.ValueInfoProt
     try:
         session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return dict(zip(names, session.run(names, {value.name: feed}), strict=True))
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises a dozen types; each means: this model does not run
+    except Exception as error:
         hint = " (was it exported with a fixed batch of 1?)" if "reshape" in str(error).lower() else ""
         raise AutodiffError(f"onnxruntime cannot run the model with shape {shape}{hint}: {error}") from error
 
@@ -153,7 +171,9 @@ def observe(model: onnx.ModelProto, batch_size: int, dims: Mapping[str, int] | N
     )
 
 
-def _foldable(model: onnx.ModelProto, values: dict[str, Array], weights: dict[str, Array]) -> dict[str, Array]:
+def _foldable(
+    model: onnx.ModelProto, values: dict[str, Array], weights: dict[str, Array]
+) -> dict[str, Array]:
     """Values that no data and no float weight reaches. Float initializers stay out: they may be trained."""
     known: dict[str, Array] = {n: a for n, a in weights.items() if a.dtype.kind != "f" or a.ndim == 0}
     for node in model.graph.node:

@@ -1,8 +1,9 @@
 """Which initializers are weights, and why.
 
-ONNX does not say what was a parameter and what a constant. An initializer counts as trainable if it is float, has
-rank ≥ 1 and reaches the loss through a slot where layers keep weights (the kernel of a Conv, an operand of a MatMul,
-a bias that is added ...), directly or through views such as Transpose. ε, √2, masks and shapes reach no such slot.
+ONNX does not say what was a parameter and what a constant. An initializer counts as trainable if it is float,
+has rank ≥ 1 and reaches the loss through a slot where layers keep weights (the kernel of a Conv, an operand
+of a MatMul, a bias that is added ...), directly or through views such as Transpose. ε, √2, masks and shapes
+reach no such slot.
 """
 
 from __future__ import annotations
@@ -21,7 +22,18 @@ from learning.autodiff.observe import Observed
 
 Kind = Literal["weight", "bias", "norm"]
 
-VIEWS = {"Transpose", "Reshape", "Identity", "Cast", "Squeeze", "Unsqueeze", "Flatten", "Concat", "Slice", "Split"}
+VIEWS = {
+    "Transpose",
+    "Reshape",
+    "Identity",
+    "Cast",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Concat",
+    "Slice",
+    "Split",
+}
 VIEWS |= {"Expand", "Tile", "Gather"}
 
 # operator → input slots that hold weights, and what kind
@@ -80,7 +92,7 @@ def _judge_one(name: str, array: Array, consumers: dict[str, list[tuple[onnx.Nod
                 return Verdict(name, kind, f"{kind} of {node.op_type} {label}")
             if node.op_type in ELEMENTWISE:
                 reason = f"constant: looks like a mask or a fixed scale in {node.op_type} {label}"
-            if node.op_type in VIEWS and slot == 0 or node.op_type == "Concat":
+            if (node.op_type in VIEWS and slot == 0) or node.op_type == "Concat":
                 queue += [out for out in node.output if out and out not in seen]
                 seen.update(node.output)
     return Verdict(name, None, reason)
@@ -105,18 +117,21 @@ def _looks_constant(array: Array) -> bool:
 
 
 def select(verdicts: Iterable[Verdict], patterns: Sequence[str] | None) -> list[Verdict]:
-    """The trainable ones. Patterns (`conv1.*`) choose among weights by name; one that matches none is an error."""
+    """The trainable ones. Patterns (`conv1.*`) choose among weights by name; one that matches none is an
+    error.
+    """
     weights = [v for v in verdicts if v.kind is not None]
     if not weights:
-        raise AutodiffError("the model has no trainable parameter: every initializer is a constant or an integer")
+        raise AutodiffError(
+            "the model has no trainable parameter: every initializer is a constant or an integer"
+        )
     if patterns is None:
         return weights
     chosen = [v for v in weights if any(fnmatchcase(v.name, pattern) for pattern in patterns)]
     for pattern in patterns:
         if not any(fnmatchcase(v.name, pattern) for v in weights):
             raise AutodiffError(
-                f"trainable pattern {pattern!r} matches no parameter. Parameters: {', '.join(v.name for v in weights)}"
+                f"trainable pattern {pattern!r} matches no parameter. "
+                f"Parameters: {', '.join(v.name for v in weights)}"
             )
     return chosen
-
-

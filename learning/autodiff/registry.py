@@ -1,7 +1,8 @@
 """The table of rules: operator → gradient function.
 
-A rule takes a `Node` and returns the gradients of its inputs, in order; a single tensor stands for the first input,
-None for an input that has none. `n.wants(i)` says whether anybody needs the gradient of input i: expensive rules ask.
+A rule takes a `Node` and returns the gradients of its inputs, in order; a single tensor stands for the first
+input, None for an input that has none. `n.wants(i)` says whether anybody needs the gradient of input i:
+expensive rules ask.
 """
 
 from __future__ import annotations
@@ -94,10 +95,38 @@ class Entry:
 
 RULES: dict[str, Entry] = {}
 
-# Operators through which no gradient flows: their outputs are integers, booleans or shapes, or piecewise constant.
+# Operators through which no gradient flows: their outputs are integers, booleans or shapes, or piecewise
+# constant.
 NO_GRADIENT: frozenset[str] = frozenset(
-    "And ArgMax ArgMin Ceil Constant ConstantOfShape Equal EyeLike Floor Greater GreaterOrEqual IsInf IsNaN Less "
-    "LessOrEqual NonZero Not OneHot Or Range Round Shape Sign Size TopK Trilu_mask Xor".split()
+    [
+        "And",
+        "ArgMax",
+        "ArgMin",
+        "Ceil",
+        "Constant",
+        "ConstantOfShape",
+        "Equal",
+        "EyeLike",
+        "Floor",
+        "Greater",
+        "GreaterOrEqual",
+        "IsInf",
+        "IsNaN",
+        "Less",
+        "LessOrEqual",
+        "NonZero",
+        "Not",
+        "OneHot",
+        "Or",
+        "Range",
+        "Round",
+        "Shape",
+        "Sign",
+        "Size",
+        "TopK",
+        "Trilu_mask",
+        "Xor",
+    ]
 )
 
 

@@ -34,7 +34,7 @@ def modern(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     try:
         return version_converter.convert_version(model, OPSET_LEAST)
-    except Exception as error:  # noqa: BLE001 - the converter raises RuntimeError, ValueError and its own types
+    except Exception as error:
         raise AutodiffError(
             f"opset {default_opset(model)} cannot be lifted to {OPSET_LEAST} ({error}): export the model anew"
         ) from error
@@ -53,9 +53,10 @@ def build_training_graph(
 ) -> TrainingArtifact:
     """Derive the gradients-only training graph of an inference model.
 
-    `trainable`: name patterns (`fc*.weight`), None for every weight. `scaling`: what devices feed; by default uint8
-    in [0, 255] scaled to [0, 1] for a float input, raw values for an integer one. `dims` binds dynamic dimensions
-    other than the batch. The loss takes the model's first output. Raises AutodiffError. Same input, same bytes.
+    `trainable`: name patterns (`fc*.weight`), None for every weight. `scaling`: what devices feed; by default
+    uint8 in [0, 255] scaled to [0, 1] for a float input, raw values for an integer one. `dims` binds dynamic
+    dimensions other than the batch. The loss takes the model's first output. Raises AutodiffError. Same
+    input, same bytes.
     """
     head = losses.find(loss)
     model = modern(model)
@@ -63,7 +64,9 @@ def build_training_graph(
     chosen = select(judge(observed), trainable)
     for verdict in chosen:
         if observed.dtypes[verdict.name] != np.float32:
-            raise AutodiffError(f"parameter {verdict.name!r} is {observed.dtypes[verdict.name]}: convert it to float32")
+            raise AutodiffError(
+                f"parameter {verdict.name!r} is {observed.dtypes[verdict.name]}: convert it to float32"
+            )
     feed = scaling or default_input(observed)
     feed = InputSpec(
         dtype=feed.dtype,
@@ -71,7 +74,7 @@ def build_training_graph(
         scale=feed.scale,
         offset=feed.offset,
     )
-    graph = _forward(observed, {v.name for v in chosen})
+    graph = forward_graph(observed, {v.name for v in chosen})
     builder = _Builder(graph, observed, chosen, feed)
     training = builder.training(head, dict(loss_options or {}))
     chosen = builder.chosen
@@ -103,11 +106,13 @@ def default_input(observed: Observed) -> InputSpec:
     raise AutodiffError(f"input {observed.input.name!r} is {dtype}: float, int64, int32 and uint8 can be fed")
 
 
-def _forward(observed: Observed, trained: set[str]) -> Graph:
+def forward_graph(observed: Observed, trained: set[str]) -> Graph:
     """The forward pass as a graph under construction: folded constants in, folded nodes out."""
     graph = Graph(observed.opset, observed.dtypes[observed.output])
     graph.nodes = [
-        node for node in observed.model.graph.node if not all(o in observed.constants for o in node.output if o)
+        node
+        for node in observed.model.graph.node
+        if not all(o in observed.constants for o in node.output if o)
     ]
     for name, array in {**observed.weights, **observed.constants}.items():
         if name not in trained:
@@ -141,7 +146,9 @@ class _Builder:
         if built.correct is not None:
             results["correct"] = g.sum(built.correct * weights, [0])
             self.counts_correct = True
-        grads = Backward(g, forward, self.tensors).run({output.name: built.gradient}, [v.name for v in self.chosen])
+        grads = Backward(g, forward, self.tensors).run(
+            {output.name: built.gradient}, [v.name for v in self.chosen]
+        )
         self._require_gradients(grads)
         for verdict in self.chosen:
             results[f"g:{verdict.name}"] = grads[verdict.name]
@@ -163,7 +170,9 @@ class _Builder:
         inputs = [
             helper.make_tensor_value_info("x", ELEMENT[self.feed.dtype], [batch, *self.feed.shape]),
             helper.make_tensor_value_info(
-                "labels", helper.np_dtype_to_tensor_dtype(np.dtype(labels.dtype or np.int64)), list(labels.dims)
+                "labels",
+                helper.np_dtype_to_tensor_dtype(np.dtype(labels.dtype or np.int64)),
+                list(labels.dims),
             ),
             helper.make_tensor_value_info("weights", TensorProto.FLOAT, [batch]),
         ]
@@ -196,7 +205,8 @@ def finish(graph: onnx.GraphProto, source: onnx.ModelProto) -> bytes:
     """Deterministic bytes of a model that older runtimes read, too."""
     model = helper.make_model(graph, opset_imports=list(source.opset_import), producer_name="edgerig")
     model.ir_version = min(model.ir_version, IR_VERSION_MOST)
-    return model.SerializeToString(deterministic=True)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
 
 
 def scaling_nodes(feed: InputSpec, target: str, element: int) -> list[onnx.NodeProto]:
@@ -217,7 +227,9 @@ def scaling_nodes(feed: InputSpec, target: str, element: int) -> list[onnx.NodeP
 def inference_graph(
     model: onnx.ModelProto, trained: set[str], feed: InputSpec, dims: Mapping[str, int] | None
 ) -> bytes:
-    """The model itself, fed raw samples, its trained parameters as inputs; the batch stays dynamic if it was."""
+    """The model itself, fed raw samples, its trained parameters as inputs; the batch stays dynamic if it
+    was.
+    """
     source = data_input(model)
     first = source.type.tensor_type.shape.dim[0]
     batch: int | str = first.dim_value if first.HasField("dim_value") else "batch"

@@ -16,7 +16,8 @@ DATASETS: dict[str, Loader] = {"mnist": load_mnist, "mnist-mini": load_mini}
 
 
 def load(name: str, data_dir: str | Path | None = None) -> Dataset:
-    """A data set by name. `data_dir` is where downloaded ones live; by default the environment's EDGERIG_DATA.
+    """A data set by name. `data_dir` is where downloaded ones live; by default the environment's
+    EDGERIG_DATA.
 
     Raises DatasetError for an unknown name and for a missing, unreadable or corrupt folder.
     """

@@ -13,7 +13,9 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples and labels, already split. `classes` is 0 for regression; `users`: who a training sample is from."""
+    """Samples and labels, already split. `classes` is 0 for regression; `users`: who a training sample is
+    from.
+    """
 
     name: str
     origin: str

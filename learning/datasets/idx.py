@@ -34,7 +34,9 @@ def read_idx(path: Path, rank: int) -> npt.NDArray[np.uint8]:
     for size in shape:
         expected *= size
     if expected != len(data) - header:
-        raise DatasetError(f"{path} claims {shape} but holds {len(data) - header} bytes: truncated? Fetch it again")
+        raise DatasetError(
+            f"{path} claims {shape} but holds {len(data) - header} bytes: truncated? Fetch it again"
+        )
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 

@@ -1,4 +1,6 @@
-"""MNIST (Y. LeCun, C. Cortes, C. J. C. Burges; CC BY-SA 3.0): the whole from IDX files, or the small set shipped."""
+"""MNIST (Y. LeCun, C. Cortes, C. J. C. Burges; CC BY-SA 3.0): the whole from IDX files, or the small set
+shipped.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from learning.datasets.base import Dataset
+from learning.datasets.base import Array, Dataset
 from learning.datasets.idx import read_idx
 from learning.shard import DatasetError
 
@@ -27,18 +29,26 @@ def load_mnist(data_dir: Path | None) -> Dataset:
     """The four IDX files from `<data_dir>/mnist`, or from `data_dir` itself. 60,000 + 10,000 images."""
     if data_dir is None:
         raise DatasetError(
-            "data set mnist needs its files: set EDGERIG_DATA to a folder with mnist/train-images-idx3-ubyte.gz and the "
-            "other three IDX files, or use mnist-mini, which is shipped"
+            "data set mnist needs its files: set EDGERIG_DATA to a folder with mnist/train-images-idx3-ubyte.gz "
+            "and the other three IDX files, or use mnist-mini"
         )
     folder = data_dir / "mnist" if (data_dir / "mnist").is_dir() else data_dir
     if not folder.is_dir():
-        raise DatasetError(f"data folder {folder} does not exist: point EDGERIG_DATA at one, or use mnist-mini")
+        raise DatasetError(
+            f"data folder {folder} does not exist: point EDGERIG_DATA at one, or use mnist-mini"
+        )
     parts = {key: read_idx(_find(folder, stem), rank) for key, (stem, rank) in FILES.items()}
     for part in ("train", "test"):
         x, y = parts[f"{part}_x"], parts[f"{part}_y"]
         if len(x) != len(y) or x.shape[1:] != (28, 28) or (len(y) and y.max() > 9):
             raise DatasetError(f"{folder}: {part} images {x.shape} and labels {y.shape} are not MNIST's")
-    return Dataset("mnist", ORIGIN, **parts, classes=10)
+    return _dataset("mnist", parts)
+
+
+def _dataset(name: str, parts: dict[str, Array]) -> Dataset:
+    return Dataset(
+        name, ORIGIN, parts["train_x"], parts["train_y"], parts["test_x"], parts["test_y"], classes=10
+    )
 
 
 def _find(folder: Path, stem: str) -> Path:
@@ -49,11 +59,15 @@ def _find(folder: Path, stem: str) -> Path:
 
 
 def load_mini(_: Path | None = None) -> Dataset:
-    """10,000 + 2,000 class-balanced images of MNIST, shipped inside the package (scripts/make_mnist_mini.py)."""
+    """10,000 + 2,000 class-balanced images of MNIST, shipped inside the package
+    (scripts/make_mnist_mini.py).
+    """
     try:
         packed = resources.files("learning.datasets").joinpath("data", MINI).read_bytes()
         with np.load(io.BytesIO(lzma.decompress(packed)), allow_pickle=False) as arrays:
             parts = {key: arrays[key] for key in FILES}
     except (OSError, lzma.LZMAError, ValueError, KeyError) as error:
-        raise DatasetError(f"the shipped data set {MINI} cannot be read ({error}): install the package again") from error
-    return Dataset("mnist-mini", ORIGIN, **parts, classes=10)
+        raise DatasetError(
+            f"the shipped data set {MINI} cannot be read ({error}): install the package again"
+        ) from error
+    return _dataset("mnist-mini", parts)

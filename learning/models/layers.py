@@ -1,4 +1,6 @@
-"""A small builder for reference models: layers append nodes and draw their parameters from one seeded stream."""
+"""A small builder for reference models: layers append nodes and draw their parameters from one seeded
+stream.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,14 @@ class Net:
         return self.op("Gemm", x, weight, bias, transB=1)
 
     def conv(
-        self, name: str, x: str, inputs: int, outputs: int, kernel: Sequence[int], groups: int = 1, **attributes: Any
+        self,
+        name: str,
+        x: str,
+        inputs: int,
+        outputs: int,
+        kernel: Sequence[int],
+        groups: int = 1,
+        **attributes: Any,
     ) -> str:
         fan_in = inputs // groups * math.prod(kernel)
         weight = self.uniform(f"{name}.weight", (outputs, inputs // groups, *kernel), fan_in)
@@ -80,7 +89,9 @@ class Net:
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", *result])],
             initializer=self.initializers,
         )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="edgerig")
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="edgerig"
+        )
         model.ir_version = IR_VERSION
         onnx.checker.check_model(model)
         return model

@@ -19,7 +19,8 @@ def mlp(seed: int) -> onnx.ModelProto:
 def cnn(seed: int) -> onnx.ModelProto:
     """Two 5×5 convolutions (32, 64) with 2×2 max pooling, 512, 10: the CNN of McMahan et al. 2017; 1,663,370.
 
-    Pooling comes before ReLU: both orders give the same values and gradients, and this one has a quarter of the work.
+    Pooling comes before ReLU: both orders give the same values and gradients, and this one has a quarter of
+    the work.
     """
     net = Net("cnn", seed)
     x = net.conv("conv1", "input", 1, 32, (5, 5), pads=[2, 2, 2, 2])

@@ -2,8 +2,8 @@
 
 y = Conv(x[N,C,*], w[O,C/G,*k]) is bilinear, so its gradients are convolutions again:
  dx = ConvTranspose(dy, w);  dw = a convolution of x with dy where batch and channels change places.
-The weight gradient has several forms of equal value and very different speed; `weight_gradient` chooses by shape, from
-the measurements that `python -m benchmarks.convolution` records.
+The weight gradient has several forms of equal value and very different speed; `weight_gradient` chooses by
+shape, from the measurements that `python -m benchmarks.convolution` records.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from learning.autodiff.errors import AutodiffError
 from learning.autodiff.graph import Shape, Tensor
@@ -43,7 +44,7 @@ class Window:
         """No padding, no dilation."""
         return not any(self.before) and not any(self.after) and set(self.dilation) == {1}
 
-    def attributes(self) -> dict[str, list[int]]:
+    def attributes(self) -> dict[str, Any]:
         return {
             "strides": list(self.stride),
             "dilations": list(self.dilation),
@@ -52,17 +53,23 @@ class Window:
 
 
 def window(n: Node, size: Shape, kernel: Shape, out: Shape) -> Window:
-    """Geometry of a Conv or pool node; `size` and `out` are the spatial shapes of its larger and smaller side."""
+    """Geometry of a Conv or pool node; `size` and `out` are the spatial shapes of its larger and smaller
+    side.
+    """
     rank = len(kernel)
     if rank > 2:
-        raise AutodiffError(f"{n.proto.op_type} (node {n.proto.name!r}) has {rank} spatial axes: rules cover 1 and 2")
+        raise AutodiffError(
+            f"{n.proto.op_type} (node {n.proto.name!r}) has {rank} spatial axes: rules cover 1 and 2"
+        )
     stride = tuple(n.attr("strides") or [1] * rank)
     dilation = tuple(n.attr("dilations") or [1] * rank)
     pads = list(n.attr("pads") or [0] * (2 * rank))
     auto = n.attr("auto_pad", "NOTSET")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         for axis in range(rank):
-            total = max(0, (out[axis] - 1) * stride[axis] + dilation[axis] * (kernel[axis] - 1) + 1 - size[axis])
+            total = max(
+                0, (out[axis] - 1) * stride[axis] + dilation[axis] * (kernel[axis] - 1) + 1 - size[axis]
+            )
             small, large = total // 2, total - total // 2
             pads[axis], pads[axis + rank] = (small, large) if auto == "SAME_UPPER" else (large, small)
     groups = int(n.attr("group", 1))
@@ -84,7 +91,9 @@ def conv(n: Node) -> Gradients:
 def conv_transpose(n: Node) -> Gradients:
     x, w = n.input(0), n.input(1)
     if n.attr("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or n.attr("output_shape"):
-        raise AutodiffError(f"ConvTranspose (node {n.proto.name!r}): give explicit pads, not auto_pad or output_shape")
+        raise AutodiffError(
+            f"ConvTranspose (node {n.proto.name!r}): give explicit pads, not auto_pad or output_shape"
+        )
     geometry = window(n, n.y.dims[2:], w.dims[2:], x.dims[2:])
     return [
         n.graph.op("Conv", n.dy, w, group=geometry.groups, **geometry.attributes()) if n.wants(0) else None,
@@ -93,7 +102,8 @@ def conv_transpose(n: Node) -> Gradients:
     ]
 
 
-# --- dx -----------------------------------------------------------------------------------------------------------
+# --- dx
+# -----------------------------------------------------------------------------------------------------------
 
 
 def input_gradient(dy: Tensor, w: Tensor, g: Window) -> Tensor:
@@ -108,7 +118,8 @@ def input_gradient(dy: Tensor, w: Tensor, g: Window) -> Tensor:
     return dy.graph.op("ConvTranspose", dy, w, group=g.groups, output_padding=rest, **g.attributes())
 
 
-# --- dw -----------------------------------------------------------------------------------------------------------
+# --- dw
+# -----------------------------------------------------------------------------------------------------------
 
 COLUMNS_MAX = 256  # rows of one im2col block: more would only cost memory, the product is as fast
 
@@ -178,7 +189,9 @@ def _depthwise(x: Tensor, dy: Tensor, g: Window) -> Tensor:
 
 
 def _swapped(x: Tensor, dy: Tensor, g: Window) -> Tensor:
-    """The general form: convolve x with dy as the kernel, batch and channels exchanged, stride and dilation too."""
+    """The general form: convolve x with dy as the kernel, batch and channels exchanged, stride and dilation
+    too.
+    """
     graph, groups = x.graph, g.groups
     batch, channels = x.dims[:2]
     spatial = list(range(2, 2 + g.rank))

@@ -11,11 +11,14 @@ from learning.autodiff.registry import Gradients, Node, rule
 
 
 def _bool_mask(n: Node, condition: Tensor) -> Tensor:
-    """dy where the condition holds, zero elsewhere. A product: onnxruntime's Where takes five times as long."""
+    """dy where the condition holds, zero elsewhere. A product: onnxruntime's Where takes five times as
+    long.
+    """
     return n.dy * n.graph.cast(condition, n.y.dtype or np.float32)
 
 
-# --- two operands, broadcast against each other -------------------------------------------------------------------
+# --- two operands, broadcast against each other
+# -------------------------------------------------------------------
 
 
 @rule("Add")
@@ -53,7 +56,9 @@ def power(n: Node) -> Gradients:
         return [n.unbroadcast(n.dy * base * 2.0, 0) if n.wants(0) else None, None]
     lowered = n.graph.op("Sub", exponent, n.graph.constant(np.asarray(1, exponent.dtype)))
     return [
-        n.unbroadcast(n.dy * exponent_like(n, exponent) * n.graph.op("Pow", base, lowered), 0) if n.wants(0) else None,
+        n.unbroadcast(n.dy * exponent_like(n, exponent) * n.graph.op("Pow", base, lowered), 0)
+        if n.wants(0)
+        else None,
         n.unbroadcast(n.dy * n.y * n.graph.op("Log", base), 1) if n.wants(1) else None,
     ]
 
@@ -92,7 +97,8 @@ def sum_(n: Node) -> Gradients:
     return [n.unbroadcast(n.dy, i) if n.wants(i) else None for i in range(len(n.inputs))]
 
 
-# --- one operand --------------------------------------------------------------------------------------------------
+# --- one operand
+# --------------------------------------------------------------------------------------------------
 
 
 @rule("Neg")
@@ -157,7 +163,8 @@ def erf(n: Node) -> Gradients:
     return n.dy * _gaussian(n.x, 1.0) * (2.0 / math.sqrt(math.pi))
 
 
-# --- activations --------------------------------------------------------------------------------------------------
+# --- activations
+# --------------------------------------------------------------------------------------------------
 
 
 @rule("Relu")
@@ -249,7 +256,8 @@ def clip(n: Node) -> Gradients:
     return n.dy if inside is None else _bool_mask(n, inside)
 
 
-# --- normalised exponentials --------------------------------------------------------------------------------------
+# --- normalised exponentials
+# --------------------------------------------------------------------------------------
 
 
 @rule("Softmax")

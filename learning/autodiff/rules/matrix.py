@@ -101,8 +101,12 @@ def einsum(n: Node) -> Gradients:
         others = [(t, n.input(i)) for i, t in enumerate(terms) if i != index]
         operands = [(result, n.dy), *others]
         known = "".join(c for c in term if any(c in letters for letters, _ in operands))
-        made = n.graph.op("Einsum", *[t for _, t in operands], equation=f"{','.join(x for x, _ in operands)}->{known}")
-        if known != term:  # summed out in the forward pass without meeting anything: every element gets the same
+        made = n.graph.op(
+            "Einsum", *[t for _, t in operands], equation=f"{','.join(x for x, _ in operands)}->{known}"
+        )
+        if (
+            known != term
+        ):  # summed out in the forward pass without meeting anything: every element gets the same
             dims = dict(zip(term, n.input(index).dims, strict=True))
             made = n.graph.reshape(made, [dims[c] if c in known else 1 for c in term])
             made = n.graph.op("Expand", made, n.graph.ints([dims[c] for c in term]))

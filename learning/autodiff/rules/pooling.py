@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 
@@ -27,11 +28,12 @@ def max_pool(n: Node) -> Gradients:
 
 
 def _tournament(n: Node) -> Tensor:
-    """2×2 windows: the four corners as four tensors, first maximum by a pairwise tournament, dy unpooled there.
+    """2×2 windows: the four corners as four tensors, first maximum by a pairwise tournament, dy unpooled
+    there.
 
-    Exact on ties (≥ keeps the earlier one). MaxPool's own Indices output costs twenty times a plain MaxPool, so
-    the place of the maximum is computed: with T, L, R ∈ {0, 1} for "top row wins", "left wins above", "left wins
-    below", it lies (W + 1) − R − T·(W + L − R) behind the window's first cell.
+    Exact on ties (≥ keeps the earlier one). MaxPool's own Indices output costs twenty times a plain MaxPool,
+    so the place of the maximum is computed: with T, L, R ∈ {0, 1} for "top row wins", "left wins above",
+    "left wins below", it lies (W + 1) − R − T·(W + L − R) behind the window's first cell.
     """
     g, (batch, channels, height, width) = n.graph, n.x.dims
     corners = g.op("SpaceToDepth", n.x, blocksize=2)
@@ -75,16 +77,21 @@ def average_pool(n: Node) -> Gradients:
     g = _geometry(n)
     channels, cells = n.x.dims[1], math.prod(g.kernel)
     counts = _counts(g, bool(n.attr("count_include_pad", 0)))
-    if g.plain and g.kernel == g.stride and all(o * k == s for o, k, s in zip(g.out, g.kernel, g.size, strict=True)):
+    if (
+        g.plain
+        and g.kernel == g.stride
+        and all(o * k == s for o, k, s in zip(g.out, g.kernel, g.size, strict=True))
+    ):
         return _repeat(n, n.dy * (1.0 / cells), g)
     shared = n.dy * n.graph.constant((1.0 / counts).astype(n.x.dtype or np.float32))
     ones = n.graph.constant(np.ones([channels, 1, *g.kernel], n.x.dtype))
-    # A last window that hangs over the edge (ceil_mode) makes the transposed convolution too long: cut it off.
+    # A last window that hangs over the edge (ceil_mode) makes the transposed convolution too long: cut it
+    # off.
     rest = [
         size - (s * (o - 1) + e - b - a)
         for size, s, o, e, b, a in zip(g.size, g.stride, g.out, g.extent, g.before, g.after, strict=True)
     ]
-    attributes = {**g.attributes(), "output_padding": [max(0, r) for r in rest]}
+    attributes: dict[str, Any] = {**g.attributes(), "output_padding": [max(0, r) for r in rest]}
     spread = n.graph.op("ConvTranspose", shared, ones, group=channels, **attributes)
     if any(r < 0 for r in rest):
         spread = n.graph.slice(spread, [0] * g.rank, list(g.size), list(range(2, 2 + g.rank)), [1] * g.rank)

@@ -33,7 +33,8 @@ def concat(n: Node) -> Gradients:
 def split(n: Node) -> Gradients:
     axis = int(n.attr("axis", 0))
     parts = [
-        grad if grad is not None else n.graph.zeros_like(out) for grad, out in zip(n.grads, n.outputs, strict=True)
+        grad if grad is not None else n.graph.zeros_like(out)
+        for grad, out in zip(n.grads, n.outputs, strict=True)
     ]
     return n.graph.op("Concat", *parts, axis=axis)
 
@@ -49,7 +50,9 @@ def slice_(n: Node) -> Gradients:
     dims = list(n.y.dims)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         axis %= n.x.rank
-        picked = range(n.x.dims[axis])[slice(start, None if step < 0 and end < -n.x.dims[axis] else end, step)]
+        picked = range(n.x.dims[axis])[
+            slice(start, None if step < 0 and end < -n.x.dims[axis] else end, step)
+        ]
         grad = _place(n, grad, dims, axis, picked)
         dims[axis] = n.x.dims[axis]
     return grad
@@ -68,7 +71,9 @@ def _place(n: Node, grad: Tensor, dims: list[int], axis: int, picked: range) -> 
         grad = g.reshape(grad, spread)
         pads = [0] * len(spread)
         pads[axis + 1] = picked.step - 1
-        grad = g.reshape(g.pad(grad, [0] * len(spread), pads), [*dims[:axis], count * picked.step, *dims[axis + 1 :]])
+        grad = g.reshape(
+            g.pad(grad, [0] * len(spread), pads), [*dims[:axis], count * picked.step, *dims[axis + 1 :]]
+        )
         grad = g.slice(grad, [0], [(count - 1) * picked.step + 1], [axis], [1])
     covered = (count - 1) * picked.step + 1
     before, after = [0] * len(dims), [0] * len(dims)
@@ -79,7 +84,9 @@ def _place(n: Node, grad: Tensor, dims: list[int], axis: int, picked: range) -> 
 @rule("Pad", notes="constant mode; negative amounts crop")
 def pad(n: Node) -> Gradients:
     if n.attr("mode", "constant") != "constant":
-        raise AutodiffError(f"Pad (node {n.proto.name!r}) in mode {n.attr('mode')!r}: only constant padding has a rule")
+        raise AutodiffError(
+            f"Pad (node {n.proto.name!r}) in mode {n.attr('mode')!r}: only constant padding has a rule"
+        )
     pads = n.ints(1) or []
     axes = [a % n.x.rank for a in n.ints(3) or range(n.x.rank)]
     before, after = [0] * n.x.rank, [0] * n.x.rank
@@ -113,7 +120,9 @@ def gather(n: Node) -> Gradients:
     lead = list(range(axis, axis + width))
     dy = g.transpose(n.dy, [*lead, *(a for a in range(n.y.rank) if a not in lead)]) if axis else n.dy
     wrapped = g.cast(indices, np.int64)
-    wrapped = g.op("Where", g.op("Less", wrapped, g.constant(0)), g.op("Add", wrapped, g.constant(size)), wrapped)
+    wrapped = g.op(
+        "Where", g.op("Less", wrapped, g.constant(0)), g.op("Add", wrapped, g.constant(size)), wrapped
+    )
     rest = [d for a, d in enumerate(n.x.dims) if a != axis]
     zeros = g.zeros([size, *rest], n.x.dtype)
     index = g.reshape(wrapped, [*indices.dims, 1])

@@ -1,0 +1,198 @@
+"""Everything a run needs before it starts: plan, credentials, shards, training graph, initial model, folders.
+
+Done by `edgerig run` on the host, by the init service of a compose file, and for the process runtime.
+Idempotent: what belongs to the same plan is kept, so that a second `docker compose up` does not take the
+credentials of running services away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+import yaml
+
+from compose.broker_config import mosquitto_conf
+from compose.credentials import RunCredentials, give, make_credentials, write_private
+from compose.process_runtime import ProcessRuntime
+from learning import datasets
+from learning.autodiff import build_training_graph, initial_parameters
+from learning.models import build_model
+from learning.partition import PARTITIONS, Labels, Partition, write_shards
+from topology.plan import AgentConfig, DevicePlan, Plan, dump_plan
+from wire.topics import COORDINATOR
+
+CONTAINER_ROOT = "/run/edgerig"
+MARK = ".made-for"  # holds the plan's digest; written last, so that a half-made folder is made again
+GATE_WAIT_BASE_S = 60.0  # above the start timeout: hostd gives up first, and says why
+UNSHAPED_BIT_S = 100_000_000  # what an agent assumes of a link without a rate: bytes in flight stay bounded
+BROKER_NAMES = ["broker", "localhost"]
+
+
+def prepare(
+    plan: Plan,
+    root: Path,
+    *,
+    data_dir: Path | None = None,
+    broker_port: int | None = None,
+    agent_ports: Mapping[str, int] | None = None,
+) -> None:
+    """Fill `root` for the plan.
+
+    `data_dir`: where data sets are that do not ship (EDGERIG_DATA). `broker_port`: where the broker listens
+    instead of the plan's port, and `agent_ports`: which port each agent connects to (its relay); both for the
+    process runtime. Raises learning.shard.DatasetError, learning.partition.PartitionError, OSError (a full
+    disk, a missing permission).
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    content = dump_plan(plan)
+    digest = hashlib.sha256(content).hexdigest()
+    port = broker_port or plan.network.broker_port
+    ports = {device.name: (agent_ports or {}).get(device.name, port) for device in plan.devices}
+
+    _once(root / "private", digest, lambda folder: _write_private(plan, root, folder, port, ports))
+    _once(root / "shards", digest, lambda folder: _write_shards(plan, folder, data_dir))
+    _once(root / "model", digest, lambda folder: _write_model(plan, folder))
+    _make_node_folders(plan, root)
+    _replace(root / "plan.json", content)
+
+
+def _once(folder: Path, digest: str, make: Callable[[Path], None]) -> None:
+    """Make a folder unless it is there for the same plan; it appears whole or not at all."""
+    mark = folder / MARK
+    if mark.is_file() and mark.read_text() == digest:
+        return
+    draft = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(mode=0o755)
+    make(draft)
+    (draft / MARK).write_text(digest)
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    draft = path.with_name(f".{path.name}.new")
+    draft.write_bytes(content)
+    draft.chmod(0o644)
+    draft.rename(path)
+
+
+# --- credentials
+# -------------------------------------------------------------------------------------------------
+
+
+def _write_private(plan: Plan, root: Path, folder: Path, port: int, ports: Mapping[str, int]) -> None:
+    addresses = ["127.0.0.1", *([plan.network.broker_address] if plan.network.broker_address else [])]
+    made = make_credentials(plan.run, list(ports), BROKER_NAMES, addresses)
+    conf = _broker_conf(plan, root, port)
+    write_private(folder / "broker", {**made.broker, "mosquitto.conf": conf.encode()}, plan.broker_uid)
+    write_private(folder / COORDINATOR, _client_files(made, COORDINATOR), plan.coordinator_uid)
+    for device in plan.devices:
+        config = agent_config(plan, device, ports[device.name])
+        files = {**_client_files(made, device.name), "agent.yaml": _yaml(config)}
+        write_private(folder / device.name, files, device.uid)
+
+
+def _client_files(made: RunCredentials, client: str) -> dict[str, bytes]:
+    return {"password": made.passwords[client].encode(), "ca.crt": made.ca}
+
+
+def _broker_conf(plan: Plan, root: Path, port: int) -> str:
+    if plan.runtime == "docker":
+        return mosquitto_conf(f"{CONTAINER_ROOT}/private/broker", port=port)
+    # Started as root it would become the user `mosquitto`, who may not read the folder.
+    user = "root" if plan.broker_uid == 0 else ""
+    return mosquitto_conf(f"{root}/private/broker", port=port, bind="127.0.0.1", user=user)
+
+
+def agent_config(plan: Plan, device: DevicePlan, port: int) -> AgentConfig:
+    """What one device is told. Paths are relative to `private/<agent>/`: a run's folder can be anywhere."""
+    docker = plan.runtime == "docker"
+    version: Literal[4, 5] = 5 if docker or ProcessRuntime.mqtt_version() == 5 else 4
+    return AgentConfig(
+        run=plan.run,
+        agent=device.name,
+        broker_host=plan.network.broker_host,
+        broker_port=port,
+        username=device.name,
+        password_file="password",
+        ca_file="ca.crt",
+        mqtt_version=version,
+        shard=f"../../shards/{device.name}",
+        state=f"../../nodes/{device.name}",
+        gate=f"../../gate/{device.name}" if docker else "",
+        gate_wait_s=plan.start_timeout_s + GATE_WAIT_BASE_S,
+        threads=device.threads,
+        uplink_bit_s=device.link.up.rate_bit_s or UNSHAPED_BIT_S,
+        congestion=plan.network.congestion,
+    )
+
+
+def _yaml(config: AgentConfig) -> bytes:
+    return yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False).encode()
+
+
+# --- data and model
+# ----------------------------------------------------------------------------------------------
+
+
+def _write_shards(plan: Plan, folder: Path, data_dir: Path | None) -> None:
+    dataset = datasets.load(plan.data.dataset, data_dir)
+    partition = partition_of(plan, dataset.train_y)
+    names = [device.name for device in plan.devices]
+    write_shards(dataset, partition, names, folder)
+    owners = {**{device.name: device.uid for device in plan.devices}, "test": plan.coordinator_uid}
+    for name, uid in owners.items():
+        _keep_private(folder / name, uid)
+
+
+def partition_of(plan: Plan, labels: Labels) -> Partition:
+    """Who gets which samples, as the plan says."""
+    wanted = plan.data.partition
+    options: dict[str, float] = {}
+    if wanted.kind == "dirichlet":
+        options["alpha"] = wanted.alpha
+    elif wanted.kind == "shards":
+        options["shards_per_device"] = wanted.shards_per_device
+    make = PARTITIONS[wanted.kind]
+    return make(labels, len(plan.devices), plan.data.samples_per_device, plan.seed, **options)
+
+
+def _keep_private(folder: Path, uid: int) -> None:
+    """Readable by its owner alone: one volume holds everybody's data."""
+    for path in folder.iterdir():
+        path.chmod(0o400)
+        give(path, uid)
+    folder.chmod(0o700)
+    give(folder, uid)
+
+
+def _write_model(plan: Plan, folder: Path) -> None:
+    model = build_model(plan.model, plan.seed)
+    artifact = build_training_graph(model, batch_size=plan.training.batch_size, name=plan.model)
+    (folder / "artifact.bin").write_bytes(artifact.to_bytes())
+    np.save(folder / "initial.npy", initial_parameters(model, artifact))
+
+
+# --- folders that services write
+# ---------------------------------------------------------------------------------
+
+
+def _make_node_folders(plan: Plan, root: Path) -> None:
+    """Each service owns its own folder; everybody may read, since the history is no secret."""
+    owners = {device.name: device.uid for device in plan.devices}
+    owners[COORDINATOR] = plan.coordinator_uid
+    (root / "nodes").mkdir(exist_ok=True)
+    for name, uid in owners.items():
+        folder = root / "nodes" / name
+        if not folder.exists():
+            folder.mkdir()
+            give(folder, uid)
+    for shared in (root / "nodes" / "hostd", root / "nodes" / "runner", root / "gate"):
+        shared.mkdir(exist_ok=True)

@@ -1,0 +1,108 @@
+"""Everything the core decides with, derived once from the plan. Every bound says why it has that number."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from topology.plan import DevicePlan, Plan, PolicyPlan
+from wire.messages import TrainSpec, UplinkSpec
+
+CHUNK_BYTES_MIN = 2_000  # below this the header and the PUBACK cost more than the content
+CHUNK_BYTES_MAX = 65_536  # above this one PUBLISH holds up heartbeats even on a LAN with many devices
+CHUNK_S = 0.25  # a chunk takes at most a quarter second of its link, so control messages pass between two
+WINDOW_S = 1.0  # at most one second of the link in flight (DESIGN.md)
+WINDOW_BYTES_MAX = 1 << 20  # an unshaped link: enough for a LAN, little enough for a broker with 1,000 agents
+
+OPEN_GRANT_BYTES_MAX = 32 << 20  # reassembly budget: memory for updates in transit, whatever the cohort
+UPDATE_OVERHEAD_BYTES = 65_536  # an encoded update is never larger than the raw float32 and its headers
+
+SETTLED_KEPT_PER_AGENT = 16  # an agent can name at most 8 spooled and 8 unsettled tasks in a hello
+STORY_LINES = 32  # what an illegal transition tells of an object's past
+
+
+class LinkBudget(Struct, frozen=True):
+    """How one device sends: bytes of one chunk, and bytes in flight."""
+
+    chunk_bytes: int
+    window_bytes: int
+
+
+class CoordinatorConfig(Struct, frozen=True, kw_only=True):
+    run: str
+    seed: int
+    agents: dict[str, LinkBudget]
+    rounds: int
+    samples_max: int  # what one device's shard holds: a claim above it counts as this
+    parameters: int
+    train: TrainSpec
+    uplink: UplinkSpec
+    policy: PolicyPlan
+    stop_at_accuracy: float | None = None
+    # Until then the first round waits for its whole cohort; for twice that long for a quorum, then the run fails.
+    start_timeout_s: float = 120.0
+    # An agent that is away longer no longer holds up a round that has its quorum: shorter than any reboot, longer
+    # than a reconnect over a bad link.
+    drop_after_s: float = 5.0
+    extensions_max: int = (
+        3  # a round without quorum is given at most three more deadlines, then the run fails
+    )
+    attempts_max: int = (
+        2  # tasks one agent gets in one round and extension, so that a failing agent makes no loop
+    )
+    replace_share: float = 0.25  # with less of the deadline left, a replacement could not make it
+    broken_max: int = 3  # assemblies with a wrong sha256 before the task counts as failed
+    grant_idle_s: float = 10.0  # 40 chunk times without a chunk: ask again for what is missing
+    nudge_s: float = 10.0  # an online agent that shows no sign of a task for this long is sent the task again
+    waiting_every_s: float = 5.0
+    evaluation_wait_s: float = (
+        120.0  # with a target, the next round waits for the evaluation, but not for ever
+    )
+    finish_wait_s: float = 15.0  # agents disconnect within a second; hostd waits 20 s for them
+    open_grant_bytes_max: int = OPEN_GRANT_BYTES_MAX
+
+    @property
+    def update_bytes_max(self) -> int:
+        return self.parameters * 4 + UPDATE_OVERHEAD_BYTES
+
+
+def link_budget(device: DevicePlan) -> LinkBudget:
+    rate_bit_s = device.link.up.rate_bit_s
+    if rate_bit_s is None:
+        return LinkBudget(CHUNK_BYTES_MAX, WINDOW_BYTES_MAX)
+    chunk = min(max(int(rate_bit_s / 8 * CHUNK_S), CHUNK_BYTES_MIN), CHUNK_BYTES_MAX)
+    window = min(max(int(rate_bit_s / 8 * WINDOW_S), chunk), WINDOW_BYTES_MAX)
+    return LinkBudget(chunk, window)
+
+
+def model_chunk_bytes(plan: Plan) -> int:
+    """Retained chunks are the same for all agents: a quarter second of the slowest downlink."""
+    rates = [d.link.down.rate_bit_s for d in plan.devices if d.link.down.rate_bit_s is not None]
+    if not rates:
+        return CHUNK_BYTES_MAX
+    return min(max(int(min(rates) / 8 * CHUNK_S), CHUNK_BYTES_MIN), CHUNK_BYTES_MAX)
+
+
+def from_plan(plan: Plan, parameters: int) -> CoordinatorConfig:
+    """`parameters`: the size of the flat model vector, known from the artifact."""
+    optimizer, uplink = plan.training.optimizer, plan.compression.uplink
+    return CoordinatorConfig(
+        run=plan.run,
+        seed=plan.seed,
+        agents={device.name: link_budget(device) for device in plan.devices},
+        rounds=plan.training.rounds,
+        samples_max=plan.data.samples_per_device,
+        parameters=parameters,
+        train=TrainSpec(
+            local_epochs=plan.training.local_epochs,
+            batch_size=plan.training.batch_size,
+            optimizer=optimizer.kind,
+            lr=optimizer.lr,
+            momentum=optimizer.momentum,
+            nesterov=optimizer.nesterov,
+            weight_decay=optimizer.weight_decay,
+        ),
+        uplink=UplinkSpec(top_k=uplink.top_k, quantize=uplink.quantize, entropy=uplink.entropy),
+        policy=plan.policy,
+        stop_at_accuracy=plan.training.stop_at_accuracy,
+        start_timeout_s=plan.start_timeout_s,
+    )

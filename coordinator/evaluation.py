@@ -1,0 +1,73 @@
+"""Evaluation beside the loop: one worker thread, results come back as events."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from coordinator import events as e
+from learning.evaluator import Evaluation
+from wire.codecs.arrays import Float32
+
+WAITING_MAX = (
+    4  # versions wait here only when rounds are shorter than an evaluation; then the oldest is given up
+)
+
+
+class Evaluates(Protocol):
+    def evaluate(self, flat_params: Float32) -> Evaluation: ...
+
+
+class EvaluationWorker:
+    """`post` is called from the worker's thread with the result."""
+
+    def __init__(self, evaluator: Evaluates, post: Callable[[e.Event], object]) -> None:
+        self._evaluator, self._post = evaluator, post
+        self._jobs: queue.Queue[tuple[int, Float32] | None] = queue.Queue(WAITING_MAX)
+        self._thread = threading.Thread(target=self._work, name="evaluation", daemon=True)
+        self._thread.start()
+
+    def submit(self, version: int, parameters: Float32) -> None:
+        while True:
+            try:
+                self._jobs.put_nowait((version, parameters))
+                return
+            except queue.Full:
+                self._give_up_oldest()
+
+    def _give_up_oldest(self) -> None:
+        try:
+            job = self._jobs.get_nowait()
+        except queue.Empty:
+            return
+        if job is not None:
+            self._post(
+                e.EvaluationFailed(version=job[0], reason="newer versions came faster than evaluations")
+            )
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            version, parameters = job
+            try:
+                result = self._evaluator.evaluate(parameters)
+            except Exception as error:  # noqa: BLE001 - whatever the runtime raises, the run must learn of it
+                self._post(e.EvaluationFailed(version=version, reason=f"{type(error).__name__}: {error}"))
+                continue
+            self._post(
+                e.Evaluated(
+                    version=version,
+                    # A loss without classes has no accuracy: then no target can be met by it.
+                    accuracy=result.accuracy if result.accuracy is not None else 0.0,
+                    loss=result.loss,
+                    samples=result.samples,
+                    per_class=tuple(result.per_class_accuracy),
+                )
+            )
+
+    def stop(self) -> None:
+        """Do not wait for a running evaluation: nobody wants its result."""
+        while not self._jobs.empty():
+            self._give_up_oldest()
+        self._jobs.put(None)

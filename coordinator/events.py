@@ -1,0 +1,98 @@
+"""What happens to the coordinator: the inputs of `coordinator.core`.
+
+Every event is frozen and carries an id, given by the service in the order it feeds the core, so that a list of
+(event, now) replays a run. Results of input and output (a commit that returned, an evaluation) come back as events too.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from wire import messages as m
+
+
+class Event(Struct, frozen=True, kw_only=True, tag=True):
+    id: int = 0
+
+
+class Started(Event, frozen=True, kw_only=True):
+    """The service is up; `resumed` when the journal already held a run."""
+
+    resumed: bool = False
+
+
+class Connected(Event, frozen=True, kw_only=True):
+    """A (re)connection to the broker. What it remembers is not trusted: agents confirm themselves by a hello."""
+
+    session_present: bool = False
+
+
+class Disconnected(Event, frozen=True, kw_only=True):
+    reason: str = ""
+
+
+class MessageArrived(Event, frozen=True, kw_only=True):
+    """A decoded control message. `agent` is taken from the topic, which the broker's ACL guards."""
+
+    agent: str
+    message: m.Up
+
+
+class ChunksHeard(Event, frozen=True, kw_only=True):
+    """Chunks of a granted update are arriving (at most one event a second and task)."""
+
+    agent: str
+    task: str
+
+
+class UpdateReceived(Event, frozen=True, kw_only=True):
+    """All chunks are there and the sha256 matches. `defect` says why the content can not be merged, empty if it can."""
+
+    agent: str
+    task: str
+    sha256: str
+    bytes: int
+    payload_bytes: int
+    chunks: int
+    defect: str = ""
+
+
+class UpdateBroken(Event, frozen=True, kw_only=True):
+    """All chunks are there, but together they are not what was offered; they have been thrown away."""
+
+    agent: str
+    task: str
+    reason: str
+
+
+class UpdateJournalled(Event, frozen=True, kw_only=True):
+    """The commit that holds this update has returned."""
+
+    agent: str
+    task: str
+    sha256: str
+
+
+class VersionCommitted(Event, frozen=True, kw_only=True):
+    """The version, its ordered merges and their outcomes are committed. `refused`: (task, reason) left out of it."""
+
+    version: int
+    sha256: str
+    refused: tuple[tuple[str, str], ...] = ()
+
+
+class Evaluated(Event, frozen=True, kw_only=True):
+    version: int
+    accuracy: float
+    loss: float
+    samples: int
+    per_class: tuple[float, ...] = ()
+
+
+class EvaluationFailed(Event, frozen=True, kw_only=True):
+    version: int
+    reason: str
+
+
+class Tick(Event, frozen=True, kw_only=True):
+    """Time passed: the moment of `next_wakeup` is there, or just now."""

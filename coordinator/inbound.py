@@ -1,0 +1,160 @@
+"""From a topic and bytes to events of the core. Nothing here trusts a byte; what makes no sense is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from coordinator import events as e
+from coordinator.inbox import Delivery
+from wire import chunks, topics
+from wire import messages as m
+
+CHUNK_MESSAGE_BYTES_MAX = (1 << 20) + chunks.HEADER_BYTES  # the largest chunk a grant can ask for
+HEARD_EVERY_S = 1.0
+ASSEMBLY_IDLE_S = 3_600.0  # the core ends tasks by their deadlines; this only catches what it could not know
+
+KINDS: dict[str, type[m.Up]] = {
+    "hello": m.Hello,
+    "offer": m.Offer,
+    "progress": m.Progress,
+    "failed": m.Failed,
+    "ask": m.Ask,
+    "status": m.Status,
+}
+
+
+class Granted(Struct):
+    """One open grant and its traffic, resends and headers included."""
+
+    sha256: str
+    bytes: int
+    payload_bytes: int = 0
+    chunks: int = 0
+    heard_s: float = float("-inf")
+
+
+class Complete(NamedTuple):
+    """A whole update: its event for the core, and the bytes that wait for the journal."""
+
+    event: e.UpdateReceived
+    payload: bytes
+
+
+Refuse = Callable[[str, str, str, int], None]  # (agent, topic, reason, bytes)
+
+
+class Inbound:
+    """`refuse` is told of everything that is turned away; `defect_of` says why a payload cannot be merged."""
+
+    def __init__(
+        self, run: str, *, bytes_max: int, objects_max: int, refuse: Refuse, defect_of: Callable[[bytes], str]
+    ) -> None:
+        self._run, self._refuse, self._defect_of = run, refuse, defect_of
+        self._assembler = chunks.Assembler(bytes_max, bytes_max, objects_max, ASSEMBLY_IDLE_S)
+        self._granted: dict[tuple[str, str], Granted] = {}
+        self.duplicates = 0  # chunks of updates that are complete or closed: resends, no fault of anybody
+
+    # --- grants, from the core's actions ------------------------------------------------------------------------
+
+    def grant(self, agent: str, task: str, sha256: str, size: int) -> tuple[int, ...] | None:
+        """Let the chunks of this content in; returns the missing indexes, None for all."""
+        open_ = self._granted.get((agent, task))
+        if open_ is None or open_.sha256 != sha256:
+            traffic = open_.payload_bytes if open_ else 0
+            self._granted[agent, task] = Granted(sha256, size, payload_bytes=traffic)
+        missing = self._assembler.missing(agent, task, sha256)
+        return missing or None
+
+    def geometry(self, agent: str, task: str, sha256: str) -> int | None:
+        """Bytes per chunk that an assembly already has, if there is one."""
+        found = self._assembler.geometry(agent, task, sha256)
+        return found[0] if found else None
+
+    def drop(self, agent: str, task: str) -> None:
+        self._granted.pop((agent, task), None)
+        self._assembler.drop(agent, task)
+
+    # --- deliveries ------------------------------------------------------------------------------------------
+
+    def take(self, delivery: Delivery, now: float) -> e.Event | Complete | None:
+        upward = topics.parse_upward(self._run, delivery.topic)
+        if upward is None:
+            self._refuse("", delivery.topic, "unknown_topic", len(delivery.payload))
+            return None
+        if upward.agent == topics.COORDINATOR:
+            return None  # our own status comes back to us
+        if upward.kind == "update":
+            return self._chunk(upward, delivery, now)
+        return self._control(upward, delivery)
+
+    def _control(self, upward: topics.Upward, delivery: Delivery) -> e.Event | None:
+        kind, size = KINDS.get(upward.kind), len(delivery.payload)
+        if kind is None:
+            self._refuse(upward.agent, delivery.topic, "unknown_topic", size)
+            return None
+        if upward.kind == "status" and not delivery.payload:
+            return None  # a retained status was withdrawn
+        try:
+            message = m.decode_up(delivery.payload)
+        except m.MessageError as error:
+            self._refuse(upward.agent, delivery.topic, error.reason, size)
+            return None
+        if not isinstance(message, kind):
+            self._refuse(upward.agent, delivery.topic, "wrong_topic", size)
+            return None
+        return e.MessageArrived(agent=upward.agent, message=message)
+
+    def _chunk(self, upward: topics.Upward, delivery: Delivery, now: float) -> e.Event | Complete | None:
+        payload, key = delivery.payload, (upward.agent, upward.task)
+        granted = self._granted.get(key)
+        if granted is None:
+            self.duplicates += 1
+            return None
+        granted.payload_bytes += len(payload)
+        reason = self._foreign(payload, granted, upward.index)
+        if reason:
+            self._refuse(upward.agent, delivery.topic, reason, len(payload))
+            return None
+        try:
+            whole = self._assembler.add(upward.agent, upward.task, payload, now)
+        except chunks.ChunkError as error:
+            return self._broken(upward, delivery, error.reason)
+        granted.chunks += 1
+        if whole is not None:
+            return self._complete(whole, granted)
+        if now - granted.heard_s < HEARD_EVERY_S:
+            return None
+        granted.heard_s = now
+        return e.ChunksHeard(agent=upward.agent, task=upward.task)
+
+    @staticmethod
+    def _foreign(payload: bytes, granted: Granted, index: int) -> str:
+        """Why this chunk is none of the granted update; nothing is allocated for it before that is known."""
+        if not chunks.HEADER_BYTES < len(payload) <= CHUNK_MESSAGE_BYTES_MAX:
+            return "malformed"
+        _, _, digest, its_index, _, total, _ = chunks.HEADER.unpack_from(payload)
+        if digest.hex() != granted.sha256 or total != granted.bytes:
+            return "not_granted"
+        return "" if its_index == index else "wrong_topic"
+
+    def _broken(self, upward: topics.Upward, delivery: Delivery, reason: str) -> e.Event | None:
+        if reason == "sha256":
+            return e.UpdateBroken(agent=upward.agent, task=upward.task, reason=reason)
+        self._refuse(upward.agent, delivery.topic, reason, len(delivery.payload))
+        return None
+
+    def _complete(self, whole: chunks.Assembled, granted: Granted) -> Complete:
+        del self._granted[whole.agent, whole.task]
+        event = e.UpdateReceived(
+            agent=whole.agent,
+            task=whole.task,
+            sha256=whole.sha256,
+            bytes=len(whole.payload),
+            payload_bytes=granted.payload_bytes,
+            chunks=granted.chunks,
+            defect=self._defect_of(whole.payload),
+        )
+        return Complete(event, whole.payload)

@@ -1,0 +1,98 @@
+"""What must hold between any two events. Each check says in its message what is broken and for whom."""
+
+from __future__ import annotations
+
+from coordinator.config import CoordinatorConfig
+from coordinator.state import FINAL, UNDER_WAY, CoordinatorState, RunPhase, TaskState
+
+S = TaskState
+
+
+def check(config: CoordinatorConfig, state: CoordinatorState) -> None:
+    _check_agents(config, state)
+    _check_tasks(state)
+    _check_grants(config, state)
+    _check_round(config, state)
+    _check_run(config, state)
+
+
+def _check_agents(config: CoordinatorConfig, state: CoordinatorState) -> None:
+    assert set(state.agents) == set(config.agents), "agents came or went"
+    for agent in state.agents.values():
+        assert not agent.online or agent.boot, f"{agent.name} is online without a hello"
+        assert not agent.online or agent.announced, f"{agent.name} is online and the history does not know"
+        if agent.task:
+            task = state.tasks.get(agent.task)
+            assert task is not None, f"{agent.name} works on {agent.task}, which is forgotten"
+            assert task.agent == agent.name, f"{agent.name} works on a task of {task.agent}"
+            assert task.state in UNDER_WAY, f"{agent.name} still holds {task.id}, {list(task.story)}"
+        for name in agent.settled:
+            assert state.tasks[name].state in FINAL, (
+                f"{name} counts as settled: {list(state.tasks[name].story)}"
+            )
+
+
+def _check_tasks(state: CoordinatorState) -> None:
+    positions: set[int] = set()
+    for task in state.tasks.values():
+        story = list(task.story)
+        if task.state in UNDER_WAY:
+            assert state.agents[task.agent].task == task.id, f"{task.id} is forgotten by its agent: {story}"
+        if task.state in (S.OFFERED, S.GRANTED, S.RECEIVED, S.ACKED):
+            assert task.sha256, f"{task.id} has no content: {story}"
+        if task.state in FINAL:
+            assert task.id in state.agents[task.agent].settled, (
+                f"{task.id} ended, nobody can ask for it: {story}"
+            )
+        if task.state in (S.RECEIVED, S.ACKED, S.MERGED, S.LATE, S.SURPLUS, S.STALE):
+            assert task.position >= 0, f"{task.id} never arrived: {story}"
+        if task.position >= 0:
+            assert task.position not in positions, f"two updates at position {task.position}"
+            positions.add(task.position)
+        assert (task.version_merged is not None) == (task.state is S.MERGED), f"{task.id}: {story}"
+        assert not (task.state is S.MERGED and task.defect), f"{task.id} was merged although {task.defect}"
+
+
+def _check_grants(config: CoordinatorConfig, state: CoordinatorState) -> None:
+    granted = {task.id: task.bytes for task in state.tasks.values() if task.state is S.GRANTED}
+    assert granted == state.grants, f"grants {state.grants}, tasks say {granted}"
+    total = sum(granted.values())
+    assert total <= config.open_grant_bytes_max or len(granted) == 1, f"{total} bytes granted"
+    waiting = {task.id for task in state.tasks.values() if task.state is S.OFFERED}
+    assert waiting == set(state.offers), f"offers {list(state.offers)}, tasks say {waiting}"
+    assert len(state.offers) == len(waiting), "an offer stands in line twice"
+    assert not (waiting and not granted), f"{waiting} wait for a grant although nothing is granted"
+
+
+def _check_round(config: CoordinatorConfig, state: CoordinatorState) -> None:
+    round_ = state.round
+    acked = {task.id for task in state.tasks.values() if task.state is S.ACKED}
+    if round_ is None:
+        assert not acked, f"acked without a round to go to: {acked}"
+        live = [task.id for task in state.tasks.values() if task.state in UNDER_WAY - {S.RECEIVED}]
+        assert not live, f"tasks without a round: {live}"
+        return
+    assert round_.number == state.rounds_done + 1, f"round {round_.number} after {state.rounds_done}"
+    assert round_.version == state.version, (
+        f"round {round_.number} trains on another version than {state.version}"
+    )
+    assert acked <= set(round_.tasks), f"acked updates of another round: {acked - set(round_.tasks)}"
+    assert round_.extensions <= config.extensions_max, f"round {round_.number} was extended too often"
+    for name in round_.tasks:
+        assert name in state.tasks, f"round {round_.number} lost its task {name}"
+        task = state.tasks[name]
+        assert not (round_.committing and task.state in UNDER_WAY - {S.RECEIVED}), (
+            f"open in a closed round: {name}"
+        )
+
+
+def _check_run(config: CoordinatorConfig, state: CoordinatorState) -> None:
+    assert state.rounds_done <= config.rounds, "more rounds than asked for"
+    assert (state.phase is RunPhase.COLLECTING) == (state.round is not None), (
+        f"{state.phase}, round {state.round}"
+    )
+    assert bool(state.finish_reason) == (state.phase in (RunPhase.FINISHING, RunPhase.DONE)), (
+        state.finish_reason
+    )
+    kept_max = sum(agent.settled.maxlen or 0 for agent in state.agents.values()) + 2 * len(state.agents)
+    assert len(state.tasks) <= kept_max, f"{len(state.tasks)} tasks kept, at most {kept_max} can be asked for"

@@ -1,0 +1,270 @@
+"""The journal: what a coordinator must not forget, in one SQLite file.
+
+`synchronous=FULL` with WAL: a commit that has returned survives a power cut. Actions are applied to the open
+transaction in order, `commit` ends it; the service acknowledges nothing before. The rows are the truth of a run: they
+are what recovery rebuilds the state from and what the audit recomputes the model from.
+Snapshots of the exact master (version 0 and every tenth) lie in the same file and hence in the same transaction as
+their version: there is no moment at which one is there without the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from coordinator import actions as a
+from coordinator import merge
+from coordinator.schema import JOURNAL_SCHEMA, TABLES
+from wire.codecs import model as versions
+from wire.codecs.arrays import Float32
+from wire.codecs.model import Patterns
+
+SNAPSHOT_EVERY = 10  # versions; recovery repeats nine merges at most
+BUSY_S = 5.0  # an audit may read while the run writes; WAL makes that short
+
+
+class JournalError(Exception):
+    """The journal cannot be used: it is another run's, another schema's, or damaged. Exit code 3."""
+
+
+class JournalFull(Exception):
+    """A write failed for want of space or of a working disk; nothing of the transaction is in the file."""
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """What a `CommitVersion` made: the exact master, and the version as its bit patterns."""
+
+    version: int
+    sha256: str
+    master: Float32
+    patterns: Patterns
+    refused: tuple[tuple[str, str], ...]
+
+
+def sha256_of(vector: Float32) -> str:
+    return hashlib.sha256(vector.astype("<f4", copy=False).tobytes()).hexdigest()
+
+
+class Journal:
+    """Opened for one run. Not safe for several threads: it belongs to the service's loop."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, wall: Callable[[], float]) -> None:
+        self.path = path
+        self.db = connection
+        self._wall = wall
+
+    @staticmethod
+    def open(
+        path: str | Path, *, run: str, plan_sha256: str, wall: Callable[[], float] = time.time
+    ) -> Journal:
+        """Open or make it. Raises JournalError when it is not this run's, JournalFull when the disk says no."""
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            db = connect(path)
+            journal = Journal(path, db, wall)
+            journal._prepare(run, plan_sha256)
+        except sqlite3.DatabaseError as error:
+            raise _explained(path, error) from error
+        except OSError as error:
+            raise JournalFull(f"{path}: {error}") from error
+        return journal
+
+    def _prepare(self, run: str, plan_sha256: str) -> None:
+        fresh = not self.db.execute("SELECT name FROM sqlite_master WHERE name = 'meta'").fetchone()
+        if fresh:
+            self.db.execute("BEGIN IMMEDIATE")
+            for statement in TABLES.split(";\n"):
+                if statement.strip():
+                    self.db.execute(statement)
+            entries = {"schema": str(JOURNAL_SCHEMA), "run": run, "plan_sha256": plan_sha256, "epoch": "0"}
+            self.db.executemany("INSERT INTO meta VALUES (?, ?)", entries.items())
+            self.db.execute("COMMIT")
+        for key, mine in (("schema", str(JOURNAL_SCHEMA)), ("run", run), ("plan_sha256", plan_sha256)):
+            found = self.meta(key)
+            if found != mine:
+                raise JournalError(
+                    f"{self.path} has {key} {found!r}, this run has {mine!r}. It is another run's journal: "
+                    "move it away, or start the coordinator on the folder it belongs to"
+                )
+
+    def meta(self, key: str) -> str | None:
+        row = self.db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return str(row[0]) if row else None
+
+    def next_epoch(self) -> int:
+        """Count this boot; durable when it returns."""
+        with self.transaction():
+            epoch = int(self.meta("epoch") or 0) + 1
+            self.set_meta("epoch", str(epoch))
+        return epoch
+
+    def set_meta(self, key: str, value: str) -> None:
+        self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def transaction(self) -> Transaction:
+        return Transaction(self.db)
+
+    # --- actions ---------------------------------------------------------------------------------------------
+
+    def apply(self, action: a.JournalAction, payload: bytes | bytearray | memoryview = b"") -> None:
+        """Write one action into the open transaction. `payload`: the bytes of a JournalUpdate."""
+        match action:
+            case a.JournalRound():
+                self._round(action)
+            case a.JournalTask():
+                self._task(action)
+            case a.JournalUpdate():
+                self._update(action, payload)
+            case a.JournalClose():
+                self._close(action)
+            case a.JournalEvaluation():
+                self.db.execute(
+                    "UPDATE versions SET accuracy = ?, loss = ? WHERE version = ?",
+                    (action.accuracy, action.loss, action.version),
+                )
+            case a.JournalFinish():
+                self.set_meta("finished", action.reason)
+            case _:
+                raise TypeError(f"no rows for {type(action).__name__}")
+
+    def _round(self, action: a.JournalRound) -> None:
+        cohort = msgspec.json.encode(action.cohort).decode()
+        row = (action.round, action.version, cohort, action.target, action.quorum, action.deadline_s)
+        self.db.execute(
+            "INSERT OR REPLACE INTO rounds (round, version, cohort, target, quorum, deadline_s, extensions)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (*row, action.extensions),
+        )
+
+    def _task(self, action: a.JournalTask) -> None:
+        number = int(action.task.rpartition("-t")[2])
+        row = (action.task, action.agent, action.round, action.version, action.seed, action.deadline_s)
+        self.db.execute(
+            "INSERT INTO tasks (task, agent, round, version, seed, deadline_s, number)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (*row, number),
+        )
+
+    def _update(self, action: a.JournalUpdate, payload: bytes | bytearray | memoryview) -> None:
+        report = msgspec.json.encode(action.report).decode()
+        row = (action.task, action.agent, action.sha256, action.samples, action.position, report)
+        self.db.execute("INSERT INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, action.defect, payload))
+
+    def _close(self, action: a.JournalClose) -> None:
+        self.db.execute(
+            "UPDATE tasks SET state = ?, reason = ? WHERE task = ?",
+            (action.state, action.reason, action.task),
+        )
+        if action.outcome is not None:
+            self.db.execute(
+                "INSERT INTO outcomes VALUES (?, ?, ?, NULL)", (action.task, action.outcome, action.reason)
+            )
+
+    # --- versions --------------------------------------------------------------------------------------------
+
+    def begin_model(self, initial: Float32, patterns: Patterns) -> None:
+        """Version 0, once."""
+        self._version_row(0, versions.version_sha256(patterns), sha256_of(initial), 0, 0.0)
+        self._snapshot(0, initial)
+
+    def commit_version(self, action: a.CommitVersion, master: Float32, dtype: versions.Dtype) -> Committed:
+        """Merge in the recorded order and write the version, its merges and outcomes. One transaction: the open one."""
+        merged = merge.apply(master, self._payloads(action), action.server_lr)
+        patterns = versions.to_patterns(merged.master, dtype)
+        name = versions.version_sha256(patterns)
+        self._version_row(action.version, name, sha256_of(merged.master), action.round, action.server_lr)
+        refused = []
+        for position, item in enumerate(action.updates):
+            if position in merged.refused:
+                refused.append((item.task, merged.refused[position]))
+                continue  # the core settles it, by a JournalClose of its own
+            self.db.execute(
+                "INSERT INTO merges VALUES (?, ?, ?, ?)", (action.version, position, item.task, item.weight)
+            )
+            self.db.execute("UPDATE tasks SET state = 'merged' WHERE task = ?", (item.task,))
+            self.db.execute("INSERT INTO outcomes VALUES (?, 'merged', '', ?)", (item.task, action.version))
+        self.db.execute("UPDATE rounds SET closed = 1 WHERE round = ?", (action.round,))
+        if action.version % SNAPSHOT_EVERY == 0:
+            self._snapshot(action.version, merged.master)
+        return Committed(action.version, name, merged.master, patterns, tuple(refused))
+
+    def _payloads(self, action: a.CommitVersion) -> Iterator[tuple[bytes, float]]:
+        """One update at a time: memory stays at one payload whatever the cohort."""
+        for item in action.updates:
+            yield self.payload(item.task), item.weight
+
+    def payload(self, task: str) -> bytes:
+        row = self.db.execute("SELECT payload, sha256 FROM updates WHERE task = ?", (task,)).fetchone()
+        if row is None:
+            raise JournalError(f"{self.path} has no update of task {task}")
+        if hashlib.sha256(row[0]).hexdigest() != row[1]:
+            raise JournalError(f"{self.path}: the update of task {task} is not what its sha256 says")
+        return bytes(row[0])
+
+    def _version_row(self, version: int, sha256: str, master: str, round_: int, server_lr: float) -> None:
+        self.db.execute(
+            "INSERT INTO versions (version, sha256, master_sha256, round, server_lr, created)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (version, sha256, master, round_, server_lr, self._wall()),
+        )
+
+    def _snapshot(self, version: int, master: Float32) -> None:
+        row = (version, sha256_of(master), master.astype("<f4", copy=False).tobytes())
+        self.db.execute("INSERT INTO snapshots VALUES (?, ?, ?)", row)
+
+    def close(self) -> None:
+        self.db.close()
+
+
+class Transaction:
+    """`with journal.transaction():` commits at the end; an error rolls back. A failing disk raises JournalFull."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise JournalFull(str(error)) from error
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        if error is None:
+            try:
+                self._db.execute("COMMIT")
+                return
+            except sqlite3.OperationalError as failed:
+                error = failed
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+        if isinstance(error, sqlite3.OperationalError):
+            raise JournalFull(str(error)) from error
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection with the journal's settings, in explicit transactions."""
+    if read_only:
+        return sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_S)
+    db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA foreign_keys = ON")
+    return db
+
+
+def _explained(path: Path, error: sqlite3.DatabaseError) -> Exception:
+    if isinstance(error, sqlite3.OperationalError):
+        return JournalFull(f"{path}: {error}")
+    return JournalError(f"{path} is no journal of this schema, or damaged: {error}")
+
+
+def as_vector(blob: bytes) -> Float32:
+    """A stored master as a fresh native float32 vector."""
+    return np.frombuffer(blob, "<f4").astype(np.float32)

@@ -1,0 +1,190 @@
+"""From the journal back to a running coordinator: the master, the live versions, the core's state.
+
+Whatever is in the journal has happened, whatever is not has not. Tasks without an update go back to `open` (their
+agents say in their hellos how far they are), updates without an outcome are `acked` and wait for their round, rounds
+that are not closed go on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple
+
+import msgspec
+
+from coordinator import merge
+from coordinator.config import SETTLED_KEPT_PER_AGENT, CoordinatorConfig
+from coordinator.core import fresh_state
+from coordinator.journal import Journal, JournalError, as_vector, sha256_of
+from coordinator.state import FINAL, UNDER_WAY, CoordinatorState, Round, RunPhase, Task, TaskState
+from wire.codecs import model as versions
+from wire.codecs.arrays import Float32
+from wire.codecs.model import Patterns
+from wire.messages import Report
+
+S = TaskState
+
+
+class Model(NamedTuple):
+    """`recent`: the patterns of the last versions, oldest first; the last one is the current version."""
+
+    master: Float32
+    recent: tuple[tuple[int, Patterns], ...]
+
+
+def restore_model(journal: Journal, dtype: versions.Dtype, keep: int) -> Model | None:
+    """Snapshot plus merges, compared with the recorded sha256 of every step. None for a journal without version 0.
+
+    Raises JournalError when the recorded versions cannot be reached.
+    """
+    last = journal.db.execute("SELECT max(version) FROM versions").fetchone()[0]
+    if last is None:
+        return None
+    row = journal.db.execute(
+        "SELECT version, sha256, master FROM snapshots WHERE version <= ? ORDER BY version DESC LIMIT 1",
+        (max(0, last - keep + 1),),
+    ).fetchone()
+    if row is None:
+        raise JournalError(f"{journal.path} has versions but no snapshot to start from")
+    version, master = row[0], as_vector(row[2])
+    if sha256_of(master) != row[1]:
+        raise JournalError(f"{journal.path}: the snapshot of version {version} is damaged")
+    recent: deque[tuple[int, Patterns]] = deque(maxlen=keep)
+    recent.append((version, versions.to_patterns(master, dtype)))
+    while version < last:
+        version += 1
+        master = next_master(journal, version, master)
+        recent.append((version, versions.to_patterns(master, dtype)))
+    _expect(journal, version, versions.version_sha256(recent[-1][1]), "sha256")
+    return Model(master, tuple(recent))
+
+
+def next_master(journal: Journal, version: int, master: Float32) -> Float32:
+    """Repeat the merge of `version` from its recorded list. Raises JournalError when its sha256 is not met."""
+    row = journal.db.execute("SELECT server_lr FROM versions WHERE version = ?", (version,)).fetchone()
+    if row is None:
+        raise JournalError(f"{journal.path} has no version {version}")
+    merges = journal.db.execute(
+        "SELECT task, weight FROM merges WHERE version = ? ORDER BY position", (version,)
+    ).fetchall()
+    merged = merge.apply(master, ((journal.payload(task), weight) for task, weight in merges), row[0])
+    if merged.refused:
+        raise JournalError(
+            f"{journal.path}: version {version} has updates that cannot be merged: {merged.refused}"
+        )
+    _expect(journal, version, sha256_of(merged.master), "master_sha256")
+    return merged.master
+
+
+def _expect(journal: Journal, version: int, found: str, column: str) -> None:
+    row = journal.db.execute(f"SELECT {column} FROM versions WHERE version = ?", (version,)).fetchone()
+    if row is None or row[0] != found:
+        raise JournalError(
+            f"{journal.path}: version {version} comes out as {found[:12]}, recorded is {row and row[0][:12]}"
+        )
+
+
+def restore_state(journal: Journal, config: CoordinatorConfig) -> CoordinatorState:
+    """The core's state as of the last commit. Times are set by the core when it starts."""
+    state = fresh_state(config)
+    db = journal.db
+    state.epoch = int(journal.meta("epoch") or 1)
+    version = db.execute(
+        "SELECT version, sha256, round FROM versions ORDER BY version DESC LIMIT 1"
+    ).fetchone()
+    if version is not None:
+        state.version, state.version_sha256, state.rounds_done = version
+    evaluated = db.execute(
+        "SELECT version, accuracy FROM versions WHERE accuracy IS NOT NULL ORDER BY version DESC LIMIT 1"
+    ).fetchone()
+    if evaluated is not None:
+        state.evaluated_version, state.accuracy = evaluated
+        target = config.stop_at_accuracy
+        state.target_met = target is not None and state.evaluated_version > 0 and evaluated[1] >= target
+    state.tasks_made = db.execute("SELECT coalesce(max(number), 0) FROM tasks").fetchone()[0]
+    state.positions_made = db.execute("SELECT coalesce(max(position) + 1, 0) FROM updates").fetchone()[0]
+    state.finish_reason = journal.meta("finished") or ""
+    state.round = _open_round(journal)
+    if state.round is not None:
+        state.phase = RunPhase.COLLECTING
+    for agent in config.agents:
+        _restore_tasks(journal, state, agent)
+    if state.round is not None:
+        _list_tasks(journal, state, state.round)
+    return state
+
+
+def _open_round(journal: Journal) -> Round | None:
+    if journal.meta("finished"):
+        return None
+    row = journal.db.execute(
+        "SELECT round, version, cohort, target, quorum, deadline_s, extensions FROM rounds WHERE closed = 0"
+        " ORDER BY round DESC LIMIT 1"
+    ).fetchone()
+    if row is None:
+        return None
+    return Round(
+        number=row[0],
+        version=row[1],
+        cohort=msgspec.json.decode(row[2], type=list[str]),
+        target=row[3],
+        quorum=row[4],
+        deadline_s=row[5],
+        extensions=row[6],
+        opened=0.0,
+        deadline=row[5],
+    )
+
+
+def _list_tasks(journal: Journal, state: CoordinatorState, round_: Round) -> None:
+    rows = journal.db.execute(
+        "SELECT task, agent FROM tasks WHERE round = ? ORDER BY number", (round_.number,)
+    )
+    for task, agent in rows.fetchall():
+        round_.tasks.append(task)
+        round_.attempts[agent] = round_.attempts.get(agent, 0) + 1
+
+
+_TASKS = """
+SELECT t.task, t.agent, t.round, t.version, t.seed, t.deadline_s, t.state, t.reason,
+       u.sha256, u.samples, u.position, u.report, u.defect, length(u.payload), o.version
+FROM tasks t LEFT JOIN updates u ON u.task = t.task LEFT JOIN outcomes o ON o.task = t.task
+WHERE t.agent = ? ORDER BY t.number DESC LIMIT ?
+"""
+
+
+def _restore_tasks(journal: Journal, state: CoordinatorState, agent: str) -> None:
+    """The newest of one agent: at most one under way or acked, and those it may still ask for."""
+    rows = journal.db.execute(_TASKS, (agent, SETTLED_KEPT_PER_AGENT + 2)).fetchall()
+    for row in reversed(rows):
+        task = _restored(row)
+        if task.state in FINAL:
+            settled = state.agents[agent].settled
+            if len(settled) == settled.maxlen:
+                state.tasks.pop(settled[0], None)
+            settled.append(task.id)
+        elif task.state in UNDER_WAY:
+            state.agents[agent].task = task.id
+        state.tasks[task.id] = task
+
+
+def _restored(row: tuple[Any, ...]) -> Task:
+    task = Task(
+        id=row[0], agent=row[1], round=row[2], version=row[3], seed=row[4], deadline=row[5], reason=row[7]
+    )
+    if row[8] is not None:
+        task.sha256, task.samples, task.position, task.defect, task.bytes = (
+            row[8],
+            row[9],
+            row[10],
+            row[12],
+            row[13],
+        )
+        task.report = msgspec.json.decode(row[11], type=Report | None)
+    task.state = TaskState(row[6])
+    if task.state is S.OPEN and row[8] is not None:
+        task.state = S.ACKED  # its commit returned; whether the ack was still sent, the next hello shows
+    if task.state is S.MERGED:
+        task.version_merged = row[14]
+    task.story.append(f"restored as {task.state}")
+    return task

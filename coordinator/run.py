@@ -1,0 +1,267 @@
+"""The life of the run around its rounds: gather agents, commit versions, evaluate, finish."""
+
+from __future__ import annotations
+
+from coordinator import actions as a
+from coordinator import events as e
+from coordinator import rounds, tasks
+from coordinator.rounds import tasks_of
+from coordinator.state import UNDER_WAY, Round, RunPhase, TaskState
+from coordinator.turn import Turn
+from wire import messages as m
+
+S = TaskState
+
+
+def advance(turn: Turn) -> None:
+    """Let the run go on as far as it can now. Called at the end of every turn."""
+    state = turn.state
+    if not state.started:
+        return
+    if state.phase is RunPhase.EVALUATING and turn.now >= state.phase_since + turn.config.evaluation_wait_s:
+        turn.record(
+            "lapse",
+            what="evaluation",
+            node="coordinator",
+            requested="before the next round",
+            effective=f"none within {turn.config.evaluation_wait_s:g} s",
+            detail="the run goes on without it",
+        )
+        enter(turn, RunPhase.GATHERING)
+    if state.phase is RunPhase.GATHERING:
+        _gather(turn)
+    if state.phase is RunPhase.COLLECTING:
+        failure = rounds.collect(turn)
+        if failure:
+            fail(turn, failure)
+    if state.phase is RunPhase.FINISHING:
+        _say_goodbye(turn)
+
+
+def enter(turn: Turn, phase: RunPhase) -> None:
+    turn.state.phase, turn.state.phase_since = phase, turn.now
+
+
+def _gather(turn: Turn) -> None:
+    state, policy, config = turn.state, turn.policy, turn.config
+    if state.rounds_done >= config.rounds:
+        finish(turn, "rounds")
+        return
+    free = rounds.free_agents(turn)
+    first = state.rounds_done == 0
+    enough = (
+        policy.wanted(len(state.agents))
+        if first and turn.now < state.phase_since + config.start_timeout_s
+        else policy.quorum
+    )
+    if len(free) >= enough:
+        rounds.open_round(turn, free)
+        enter(turn, RunPhase.COLLECTING)
+    elif turn.now >= state.phase_since + 2 * config.start_timeout_s:
+        fail(
+            turn,
+            f"only {len(free)} of the {policy.quorum} agents that a round needs were there "
+            f"after {turn.now - state.phase_since:.0f} s; missing: {', '.join(_absent(turn))[:300]}",
+        )
+
+
+def _absent(turn: Turn) -> list[str]:
+    return sorted(agent.name for agent in turn.state.agents.values() if not agent.online)
+
+
+# --- commit and evaluate ------------------------------------------------------------------------------------------
+
+
+def committed(turn: Turn, event: e.VersionCommitted) -> None:
+    """The version is durable: everybody may know."""
+    state, round_ = turn.state, turn.state.round
+    if round_ is None or not round_.committing or event.version != state.version + 1:
+        raise AssertionError(
+            f"version {event.version} was committed, but version {state.version} has no such round"
+        )
+    refused = dict(event.refused)
+    taken = [task for task in tasks_of(turn, round_) if task.state is S.ACKED]
+    taken.sort(key=lambda task: task.position)
+    state.version, state.version_sha256 = event.version, event.sha256
+    kept = [task for task in taken if task.id not in refused]
+    turn.record(
+        "version_committed",
+        version=event.version,
+        sha256=event.sha256,
+        round=round_.number,
+        updates=[
+            {"task": t.id, "agent": t.agent, "sha256": t.sha256, "weight": float(t.samples)} for t in kept
+        ],
+    )
+    turn.emit(a.PublishVersion(version=event.version, round=round_.number))
+    for task in taken:
+        if task.id in refused:
+            tasks.discard(turn, task, S.REFUSED, refused[task.id])
+        else:
+            tasks.merged(turn, task, event.version)
+    _end_round(turn, round_, len(kept))
+
+
+def _end_round(turn: Turn, round_: Round, merged: int) -> None:
+    state = turn.state
+    turn.record(
+        "round_closed",
+        round=round_.number,
+        version=state.version,
+        merged=merged,
+        missing=list(round_.missing),
+        reason=round_.close_reason,
+        wall_s=round(turn.now - round_.opened, 3),
+    )
+    state.round = None
+    state.rounds_done = round_.number
+    if state.target_met:  # an earlier version met it while this one was being committed
+        finish(turn, "target")
+        return
+    turn.emit(a.Evaluate(version=state.version, round=round_.number))
+    enter(turn, _after_version(turn))
+
+
+def _after_version(turn: Turn) -> RunPhase:
+    """With a target, a round that the target makes needless is not begun; the last version is always evaluated."""
+    state = turn.state
+    wait = turn.config.stop_at_accuracy is not None or state.rounds_done >= turn.config.rounds
+    return RunPhase.EVALUATING if wait else RunPhase.GATHERING
+
+
+def evaluated(turn: Turn, event: e.Evaluated) -> None:
+    state, target = turn.state, turn.config.stop_at_accuracy
+    turn.emit(a.JournalEvaluation(version=event.version, accuracy=event.accuracy, loss=event.loss))
+    turn.record(
+        "evaluated",
+        version=event.version,
+        round=event.version,
+        accuracy=event.accuracy,
+        loss=event.loss,
+        samples=event.samples,
+        per_class=list(event.per_class),
+    )
+    if event.version > state.evaluated_version:
+        state.evaluated_version, state.accuracy = event.version, event.accuracy
+    if state.phase in (RunPhase.FINISHING, RunPhase.DONE):
+        return
+    if target is not None and event.accuracy >= target and event.version > 0:
+        state.target_met = True
+    if state.target_met and not (state.round and state.round.committing):
+        finish(turn, "target")
+    elif state.phase is RunPhase.EVALUATING and event.version == state.version:
+        enter(turn, RunPhase.GATHERING)
+
+
+def evaluation_failed(turn: Turn, event: e.EvaluationFailed) -> None:
+    turn.record(
+        "lapse",
+        what="evaluation",
+        node="coordinator",
+        requested=f"version {event.version}",
+        effective="not evaluated",
+        detail=event.reason[:500],
+    )
+    if turn.state.phase is RunPhase.EVALUATING and event.version == turn.state.version:
+        enter(turn, RunPhase.GATHERING)
+
+
+# --- finish -------------------------------------------------------------------------------------------------------
+
+
+def fail(turn: Turn, reason: str) -> None:
+    turn.record(
+        "lapse",
+        what="run_failed",
+        node="coordinator",
+        requested="the run's rounds",
+        effective="failed",
+        detail=reason,
+    )
+    finish(turn, "failed")
+
+
+def finish(turn: Turn, reason: str) -> None:
+    """Settle every task, tell everybody, then wait for them to go."""
+    state = turn.state
+    for task in list(state.tasks.values()):
+        if task.state is S.ACKED:
+            tasks.discard(turn, task, S.LATE, f"the run has ended: {reason}")
+        elif task.state in UNDER_WAY and task.state is not S.RECEIVED:
+            tasks.close_task(turn, task, S.CANCELLED, f"the run has ended: {reason}")
+    state.round = None
+    state.finish_reason = reason
+    enter(turn, RunPhase.FINISHING)
+    turn.emit(a.JournalFinish(reason=reason))
+    turn.record("run_finished", reason=reason, version=state.version, accuracy=state.accuracy)
+    for name in state.agents:
+        turn.send(name, m.Finish(reason=reason))
+
+
+def _say_goodbye(turn: Turn) -> None:
+    """Done when all agents have gone, or have had long enough to."""
+    state = turn.state
+    unwritten = any(task.state is S.RECEIVED for task in state.tasks.values())
+    gone = not any(agent.announced for agent in state.agents.values())
+    late = turn.now >= state.phase_since + turn.config.finish_wait_s
+    if unwritten or not (gone or late):
+        return
+    enter(turn, RunPhase.DONE)
+    turn.emit(a.Stop(ok=state.finish_reason != "failed", reason=state.finish_reason))
+
+
+# --- start --------------------------------------------------------------------------------------------------------
+
+
+def started(turn: Turn, event: e.Started) -> None:
+    """Begin, or go on where the journal ends. Clocks begin anew: our downtime is nobody's fault."""
+    state, now = turn.state, turn.now
+    state.started = True
+    state.phase_since = now
+    for agent in state.agents.values():
+        agent.away_since = now
+    turn.record(
+        "run_started",
+        run=turn.config.run,
+        epoch=state.epoch,
+        devices=sorted(state.agents),
+        parameters=turn.config.parameters,
+        resumed=event.resumed,
+    )
+    turn.emit(a.PublishVersion(version=state.version, round=state.rounds_done))
+    if state.finish_reason:
+        reason, state.finish_reason = state.finish_reason, ""
+        finish(turn, reason)
+        return
+    _settle_orphans(turn)
+    if state.round is not None:
+        _resume_round(turn, state.round)
+    if state.evaluated_version < state.version or state.version == 0:
+        turn.emit(a.Evaluate(version=state.version, round=state.rounds_done))
+        if state.round is None and state.version > 0:
+            enter(turn, _after_version(turn))
+    elif state.target_met:
+        finish(turn, "target")
+
+
+def _settle_orphans(turn: Turn) -> None:
+    """Whose round was closed, or whose content was found unfit, when the last life ended before it could say so."""
+    state = turn.state
+    mine = set(state.round.tasks) if state.round is not None else set()
+    for task in list(state.tasks.values()):
+        if task.state is S.ACKED and task.defect:
+            tasks.discard(turn, task, S.REFUSED, task.defect)
+        elif task.state is S.ACKED and task.id not in mine:
+            tasks.discard(turn, task, S.LATE, f"round {task.round} was closed")
+        elif task.state in UNDER_WAY and task.id not in mine:
+            tasks.close_task(turn, task, S.TIMED_OUT, f"round {task.round} was closed")
+
+
+def _resume_round(turn: Turn, round_: Round) -> None:
+    now = turn.now
+    round_.opened, round_.deadline = now, now + round_.deadline_s
+    for task in tasks_of(turn, round_):
+        task.since = task.phase_since = task.heard = now
+        task.deadline = round_.deadline
+        task.story.append(f"{now:.3f} {task.state}: resumed in epoch {turn.state.epoch}")
+    enter(turn, RunPhase.COLLECTING)

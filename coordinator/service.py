@@ -1,0 +1,268 @@
+"""The coordinator's loop: deliveries in, core, journal, deliveries out. One thread decides; others only enqueue.
+
+A turn takes what is in the inbox, lets the core decide on all of it, commits every journal action of the turn at once
+(one fsync covers many updates), and only then does the rest: acks leave after the commit that they speak of.
+While the journal cannot be written nothing is decided and nothing is acknowledged; agents keep their spools.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from coordinator import actions as a
+from coordinator import events as e
+from coordinator.chronicle import Chronicle
+from coordinator.core import CoordinatorCore
+from coordinator.evaluation import EvaluationWorker
+from coordinator.inbound import Complete, Inbound
+from coordinator.inbox import Delivery, Inbox
+from coordinator.journal import Committed, Journal, JournalFull
+from coordinator.mqtt import SYS_TOPICS, BrokerLink
+from coordinator.outbound import Outbound
+from coordinator.refusals import RefusalLog
+from coordinator.samples import BrokerSamples
+from wire.codecs import model as versions
+from wire.codecs.arrays import Float32
+from wire.codecs.model import Patterns
+
+BATCH_MAX = 512  # items of one turn: bounds how long an ack waits for the commit it shares
+TURN_S_MAX = 1.0  # the health file and the refusal log want attention once a second
+JOURNAL_RETRY_S = (0.5, 10.0)
+FLUSH_S = 5.0  # the last messages are some hundred bytes for each agent
+
+
+class Service:
+    """Everything comes in ready-made (`coordinator.setup`), so that tests can run it on their own parts."""
+
+    def __init__(
+        self,
+        *,
+        core: CoordinatorCore,
+        journal: Journal,
+        master: Float32,
+        recent: Iterable[tuple[int, Patterns]],
+        dtype: versions.Dtype,
+        inbox: Inbox,
+        link: BrokerLink,
+        inbound: Inbound,
+        outbound: Outbound,
+        evaluation: EvaluationWorker,
+        chronicle: Chronicle,
+        refusals: RefusalLog,
+        alive: Path | None,
+        mono: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], Any] = time.sleep,
+    ) -> None:
+        self._core, self._journal, self._master, self._dtype = core, journal, master, dtype
+        self._patterns: dict[int, Patterns] = dict(recent)
+        self._inbox, self._link, self._inbound, self._outbound = inbox, link, inbound, outbound
+        self._evaluation, self._chronicle, self._refusals = evaluation, chronicle, refusals
+        self._alive, self._mono, self._wait = alive, mono, wait
+        self._samples = BrokerSamples()
+        self._payloads: dict[tuple[str, str], bytes] = {}
+        self._next_event = 1
+        self._stopping = False
+        self._housekept = float("-inf")
+        self._turned_away = 0
+        self._result: a.Stop | None = None
+
+    def request_stop(self) -> None:
+        """From a signal handler or another thread: end soon, with everything durable that is acknowledged."""
+        self._stopping = True
+        self._inbox.wake()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping
+
+    def run(self, *, resumed: bool) -> a.Stop | None:
+        """Until the run ends (its Stop) or somebody asks us to stop (None). Raises EnvironmentFault."""
+        try:
+            self._turn([e.Started(resumed=resumed)])
+            self._link.start(lambda: self._stopping)
+            while self._result is None and not self._stopping:
+                self._step()
+        finally:
+            self._link.stop(FLUSH_S)
+            self._evaluation.stop()
+            self._chronicle.close()
+            self._journal.close()
+        return self._result
+
+    def _step(self) -> None:
+        now = self._mono()
+        wait_s = min(self._core.next_wakeup(now) - now, TURN_S_MAX)
+        items = self._inbox.take(wait_s, BATCH_MAX)
+        events = [event for item in items if (event := self._event_of(item)) is not None]
+        # A tick with every turn: a busy inbox must not keep a deadline from being seen.
+        self._turn([*events, e.Tick()])
+        if self._mono() >= self._housekept + TURN_S_MAX:
+            self._housekeeping()
+
+    # --- in --------------------------------------------------------------------------------------------------
+
+    def _event_of(self, item: e.Event | Delivery) -> e.Event | None:
+        if not isinstance(item, Delivery):
+            return item
+        if item.topic in SYS_TOPICS:
+            self._broker_figure(item)
+            return None
+        taken = self._inbound.take(item, self._mono())
+        if isinstance(taken, Complete):
+            self._payloads[taken.event.agent, taken.event.task] = taken.payload
+            return taken.event
+        return taken
+
+    def _broker_figure(self, item: Delivery) -> None:
+        moved = self._samples.note(SYS_TOPICS[item.topic], item.payload)
+        if moved:
+            self._chronicle.lapse("broker_dropped", "no message dropped", f"{moved} dropped by the broker")
+
+    def refuse(self, agent: str, topic: str, reason: str, size: int) -> None:
+        refusal = self._refusals.note(agent, topic, reason, size, self._mono())
+        if refusal is not None:
+            self._chronicle.append("message_refused", msgspec.structs.asdict(refusal))
+
+    # --- decide, commit, do ----------------------------------------------------------------------------------
+
+    def _turn(self, events: list[e.Event]) -> None:
+        waiting = deque(events)
+        while waiting:
+            actions: list[a.Action] = []
+            while waiting:
+                event = msgspec.structs.replace(waiting.popleft(), id=self._next_event)
+                self._next_event += 1
+                actions += self._core.handle(event, self._mono())
+            if not self._commit(actions, waiting):
+                return
+            for action in actions:
+                if not isinstance(action, a.JournalAction):
+                    self._execute(action)
+        self._payloads.clear()  # what the core did not want
+        self._chronicle.sync()
+
+    def _commit(self, actions: list[a.Action], results: deque[e.Event]) -> bool:
+        """All journal actions in one transaction, tried until the disk takes it. False: stopped while it did not."""
+        writes = [action for action in actions if isinstance(action, a.JournalAction)]
+        if not writes:
+            return True
+        delay_s, since = JOURNAL_RETRY_S[0], None
+        while True:
+            try:
+                with self._journal.transaction():
+                    made = [event for write in writes if (event := self._write(write)) is not None]
+                break
+            except JournalFull as error:
+                if since is None:
+                    since = self._mono()
+                    self._chronicle.lapse(
+                        "journal", "a commit", "paused", f"nothing is acknowledged: {error}"
+                    )
+                if not self._pause(delay_s):
+                    return False
+                delay_s = min(delay_s * 2, JOURNAL_RETRY_S[1])
+        if since is not None:
+            self._chronicle.lapse("journal", "a commit", f"resumed after {self._mono() - since:.1f} s")
+        for event in made:
+            results.append(self._adopt(event) if isinstance(event, Committed) else event)
+        return True
+
+    def _pause(self, seconds: float) -> bool:
+        deadline = self._mono() + seconds
+        while self._mono() < deadline:
+            if self._stopping:
+                return False
+            self._touch()
+            self._wait(min(0.25, seconds))
+        return True
+
+    def _write(self, action: a.JournalAction) -> e.Event | Committed | None:
+        match action:
+            case a.CommitVersion():
+                return self._journal.commit_version(action, self._master, self._dtype)
+            case a.JournalUpdate():
+                self._journal.apply(action, self._payloads[action.agent, action.task])
+                return e.UpdateJournalled(agent=action.agent, task=action.task, sha256=action.sha256)
+        self._journal.apply(action)
+        return None
+
+    def _adopt(self, made: Committed) -> e.VersionCommitted:
+        """Only now that it is durable does it become our model."""
+        self._master = made.master
+        self._patterns[made.version] = made.patterns
+        return e.VersionCommitted(version=made.version, sha256=made.sha256, refused=made.refused)
+
+    def _execute(self, action: a.Action) -> None:
+        match action:
+            case a.Record():
+                self._chronicle.append(action.event, action.fields)
+            case a.Send():
+                self._outbound.send(action)
+            case a.SendTask():
+                self._outbound.send_task(action)
+            case a.SendGrant():
+                self._outbound.send_grant(action)
+            case a.DropAssembly():
+                self._inbound.drop(action.agent, action.task)
+            case a.PublishVersion():
+                self._publish_version(action)
+            case a.Republish():
+                self._outbound.republish()
+            case a.Evaluate():
+                self._evaluation.submit(
+                    action.version, versions.from_patterns(self._patterns[action.version])
+                )
+            case a.Refused():
+                self.refuse(action.agent, action.kind, action.reason, 0)
+            case a.Stop():
+                self._result = action
+            case _:
+                raise TypeError(f"nobody executes {type(action).__name__}")
+
+    def _publish_version(self, action: a.PublishVersion) -> None:
+        """Also walks through the recent versions after a restart, so that the chain of deltas is there again."""
+        objects = []
+        for version in sorted(v for v in self._patterns if v <= action.version):
+            announce = version == action.version
+            if version > self._outbound.current:
+                objects = self._outbound.make_current(version, self._patterns[version], announce=announce)
+        for version in [v for v in self._patterns if v < action.version]:
+            del self._patterns[version]
+        described = [{"name": o.ref.name, "bytes": o.ref.bytes, "chunks": o.ref.chunks} for o in objects]
+        self._chronicle.append("version_published", {"version": action.version, "objects": described})
+
+    # --- once a second ---------------------------------------------------------------------------------------
+
+    def _housekeeping(self) -> None:
+        now = self._housekept = self._mono()
+        self._touch()
+        for refusal in self._refusals.flush(now):
+            self._chronicle.append("message_refused", msgspec.structs.asdict(refusal))
+        lost = self._inbox.overflowed()
+        if lost:
+            self._chronicle.lapse("inbox", "every message", f"{lost} turned away", "the queue was full")
+        if self._turned_away:
+            count, self._turned_away = self._turned_away, 0
+            self._chronicle.lapse("outbox", "every message", f"{count} not sent", "the broker is too slow")
+        sample = self._samples.due(now)
+        if sample is not None:
+            self._chronicle.append("broker_sample", sample)
+        self._chronicle.sync()
+
+    def outbox_full(self, _topic: str) -> None:
+        self._turned_away += 1
+
+    def _touch(self) -> None:
+        """For the container's health check; it is no reason to fail."""
+        if self._alive is None:
+            return
+        try:
+            self._alive.touch()
+        except OSError:
+            self._alive = None

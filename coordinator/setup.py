@@ -1,0 +1,207 @@
+"""From a run's folder to a service that can run: files read and checked, journal opened, parts put together."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from coordinator import merge
+from coordinator.chronicle import Chronicle
+from coordinator.config import CoordinatorConfig, from_plan, model_chunk_bytes
+from coordinator.core import CoordinatorCore
+from coordinator.errors import EnvironmentFault
+from coordinator.evaluation import EvaluationWorker
+from coordinator.inbound import Inbound
+from coordinator.inbox import Inbox
+from coordinator.journal import Journal, JournalError, JournalFull
+from coordinator.live import DELTAS_MAX, LiveModels
+from coordinator.mqtt import BrokerAddress, BrokerLink
+from coordinator.outbound import Outbound
+from coordinator.recovery import Model, restore_model, restore_state
+from coordinator.refusals import RefusalLog
+from coordinator.service import Service
+from history.writer import HistoryWriter
+from learning.artifact import ArtifactError, TrainingArtifact
+from learning.evaluator import Evaluator
+from learning.shard import DatasetError, open_shard
+from topology.plan import Plan, load_plan
+from wire import topics
+from wire.codecs import CodecError
+from wire.codecs import model as versions
+from wire.codecs.arrays import Float32
+
+NODE = topics.COORDINATOR
+PREPARE = "prepare the run's folder again (edgerig run, or the compose file's init service)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    root: Path
+    broker_host: str | None = None  # None: the plan's
+    broker_port: int | None = None
+    mqtt_version: Literal[4, 5] = 5
+    alive: Path | None = Path("/tmp/alive")
+    connect_timeout_s: float = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """What a run's folder holds for us, checked."""
+
+    plan: Plan
+    plan_sha256: str
+    artifact: TrainingArtifact
+    artifact_bytes: bytes
+    initial: Float32
+    password: str
+    ca_file: Path | None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EnvironmentFault(f"{path} cannot be read: {error.strerror}", hint=PREPARE) from error
+
+
+def read_files(root: Path) -> Files:
+    """Raises EnvironmentFault with the path of what is missing or broken."""
+    private = root / "private" / NODE
+    plan_bytes = _read(root / "plan.json")
+    try:
+        plan = load_plan(root / "plan.json")
+        artifact_bytes = _read(root / "model" / "artifact.bin")
+        artifact = TrainingArtifact.from_bytes(artifact_bytes)
+    except (msgspec.MsgspecError, ArtifactError, ValueError) as error:
+        raise EnvironmentFault(f"{root}: plan or artifact is broken: {error}", hint=PREPARE) from error
+    ca_file = private / "ca.crt"
+    return Files(
+        plan=plan,
+        plan_sha256=hashlib.sha256(plan_bytes).hexdigest(),
+        artifact=artifact,
+        artifact_bytes=artifact_bytes,
+        initial=_initial(root / "model" / "initial.npy", artifact.size),
+        password=_read(private / "password").decode().strip(),
+        ca_file=ca_file if ca_file.exists() else None,
+    )
+
+
+def _initial(path: Path, parameters: int) -> Float32:
+    try:
+        vector: np.ndarray[Any, Any] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise EnvironmentFault(f"{path} cannot be read: {error}", hint=PREPARE) from error
+    if vector.dtype != np.float32 or vector.shape != (parameters,) or not np.isfinite(vector).all():
+        raise EnvironmentFault(
+            f"{path} holds {vector.dtype} {vector.shape}, the artifact has {parameters} finite float32 parameters",
+            hint=PREPARE,
+        )
+    return vector
+
+
+def open_journal(root: Path, files: Files) -> tuple[Journal, Model, bool]:
+    """The journal, the model as of its last version, and whether there was a run in it already."""
+    path = root / "nodes" / NODE / "journal.sqlite"
+    dtype = files.plan.compression.downlink
+    try:
+        journal = Journal.open(path, run=files.plan.run, plan_sha256=files.plan_sha256)
+        model = restore_model(journal, dtype, DELTAS_MAX + 1)
+        resumed = model is not None
+        if model is None:
+            patterns = versions.to_patterns(files.initial, dtype)
+            with journal.transaction():
+                journal.begin_model(files.initial, patterns)
+            model = Model(files.initial, ((0, patterns),))
+        journal.next_epoch()
+    except JournalError as error:
+        raise EnvironmentFault(str(error)) from error
+    except JournalFull as error:
+        raise EnvironmentFault(f"the journal cannot be written: {error}", hint="free some space") from error
+    except CodecError as error:
+        raise EnvironmentFault(f"the initial model cannot be a version: {error}", hint=PREPARE) from error
+    return journal, model, resumed
+
+
+@dataclass(frozen=True)
+class Ready:
+    service: Service
+    resumed: bool
+
+
+def make_service(options: Options) -> Ready:
+    """Raises EnvironmentFault."""
+    files = read_files(options.root)
+    config = from_plan(files.plan, files.artifact.size)
+    try:
+        evaluator = Evaluator(files.artifact, open_shard(options.root / "shards" / "test"))
+    except (DatasetError, ArtifactError) as error:
+        raise EnvironmentFault(str(error), hint=PREPARE) from error
+    journal, model, resumed = open_journal(options.root, files)
+    try:
+        writer = HistoryWriter(options.root / "nodes" / NODE / "history.jsonl", NODE)
+    except OSError as error:
+        raise EnvironmentFault(f"the history cannot be written: {error}") from error
+    inbox = Inbox()
+    link = BrokerLink(_address(options, files), config.run, writer.boot, inbox)
+    service = _assemble(options, files, config, journal, model, writer, inbox, link, evaluator)
+    return Ready(service, resumed)
+
+
+def _address(options: Options, files: Files) -> BrokerAddress:
+    return BrokerAddress(
+        host=options.broker_host or files.plan.network.broker_host,
+        port=options.broker_port or files.plan.network.broker_port,
+        username=NODE,
+        password=files.password,
+        ca_file=files.ca_file,
+        mqtt_version=options.mqtt_version,
+        connect_timeout_s=options.connect_timeout_s,
+    )
+
+
+def _assemble(
+    options: Options,
+    files: Files,
+    config: CoordinatorConfig,
+    journal: Journal,
+    model: Model,
+    writer: HistoryWriter,
+    inbox: Inbox,
+    link: BrokerLink,
+    evaluator: Evaluator,
+) -> Service:
+    parameters, dtype = files.artifact.size, files.plan.compression.downlink
+    # Refusals and a full outbox are told to the service, which is made last: hence the two lambdas.
+    made: list[Service] = []
+    inbound = Inbound(
+        config.run,
+        bytes_max=max(config.open_grant_bytes_max, config.update_bytes_max),
+        objects_max=len(config.agents) + 1,
+        refuse=lambda agent, topic, reason, size: made[0].refuse(agent, topic, reason, size),
+        defect_of=lambda payload: merge.defect_of(payload, parameters),
+    )
+    live = LiveModels(files.artifact_bytes, dtype, model_chunk_bytes(files.plan))
+    outbound = Outbound(config, link, inbound, live, full=lambda topic: made[0].outbox_full(topic))
+    made.append(
+        Service(
+            core=CoordinatorCore(config, restore_state(journal, config)),
+            journal=journal,
+            master=model.master,
+            recent=model.recent,
+            dtype=dtype,
+            inbox=inbox,
+            link=link,
+            inbound=inbound,
+            outbound=outbound,
+            evaluation=EvaluationWorker(evaluator, inbox.put),
+            chronicle=Chronicle(writer),
+            refusals=RefusalLog(),
+            alive=options.alive,
+        )
+    )
+    return made[0]

@@ -1,0 +1,163 @@
+"""Opening, sending, closing and settling tasks: what rounds, uploads and hellos have in common."""
+
+from __future__ import annotations
+
+from coordinator import actions as a
+from coordinator.state import FINAL, OUTCOME_STATES, Agent, Round, Task, TaskState
+from coordinator.turn import Turn, derive_seed
+from wire import messages as m
+
+S = TaskState
+DEADLINE_LEFT_MIN_S = 0.1  # the message must carry a positive number; the agent then gives up by itself
+
+
+def open_task(turn: Turn, round_: Round, agent: Agent) -> Task:
+    """A new task of an open round for a free agent; sent at once."""
+    state, now = turn.state, turn.now
+    state.tasks_made += 1
+    task = Task(
+        id=f"r{round_.number}-t{state.tasks_made}",
+        agent=agent.name,
+        round=round_.number,
+        version=round_.version,
+        seed=derive_seed(
+            turn.config.seed, "train", round_.number, agent.name, round_.attempts.get(agent.name, 0)
+        ),
+        deadline=round_.deadline,
+        since=now,
+        phase_since=now,
+        heard=now,
+    )
+    task.story.append(f"{now:.3f} open: round {round_.number}, version {round_.version}")
+    round_.attempts[agent.name] = round_.attempts.get(agent.name, 0) + 1
+    round_.tasks.append(task.id)
+    state.tasks[task.id] = task
+    agent.task = task.id
+    left = round_.deadline - now
+    turn.emit(
+        a.JournalTask(
+            task=task.id,
+            agent=task.agent,
+            round=task.round,
+            version=task.version,
+            seed=task.seed,
+            deadline_s=left,
+        )
+    )
+    turn.record(
+        "task_opened",
+        task=task.id,
+        agent=task.agent,
+        round=task.round,
+        version=task.version,
+        deadline_s=round(left, 3),
+    )
+    send_task(turn, task)
+    return task
+
+
+def send_task(turn: Turn, task: Task) -> None:
+    """Send it (again); agents treat a task they have as no news."""
+    task.heard = turn.now
+    turn.emit(
+        a.SendTask(
+            agent=task.agent,
+            task=task.id,
+            round=task.round,
+            version=task.version,
+            seed=task.seed,
+            deadline_s=max(task.deadline - turn.now, DEADLINE_LEFT_MIN_S),
+        )
+    )
+
+
+def reopen(turn: Turn, task: Task, why: str) -> None:
+    """The agent lost what it had made: from the start, in the same task."""
+    release_grant(turn, task)
+    if task.state is not S.OPEN:
+        task.go(S.OPEN, turn.now, why)
+    task.sha256, task.bytes, task.report = "", 0, None
+    task.phase, task.phase_since = "sent", turn.now
+    send_task(turn, task)
+
+
+def release_grant(turn: Turn, task: Task) -> None:
+    """Give its room back, whether it was granted or still in the line."""
+    if task.id in turn.state.offers:
+        turn.state.offers.remove(task.id)
+    if turn.state.grants.pop(task.id, None) is not None:
+        turn.emit(a.DropAssembly(agent=task.agent, task=task.id))
+
+
+def close_task(turn: Turn, task: Task, to: TaskState, reason: str, *, tell: bool = True) -> None:
+    """End a task that never came to an ack."""
+    release_grant(turn, task)
+    _end(turn, task, to, reason)
+    turn.emit(a.JournalClose(task=task.id, state=to.value, reason=reason))
+    _record_closed(turn, task)
+    if not tell:
+        return
+    if to is S.REFUSED:
+        turn.send(task.agent, outcome_of(task))
+    else:
+        turn.send(task.agent, m.Cancel(task=task.id, reason=reason))
+
+
+def discard(turn: Turn, task: Task, to: TaskState, reason: str) -> None:
+    """Settle an acked update that no version will have."""
+    _end(turn, task, to, reason)
+    outcome = OUTCOME_STATES[to]
+    turn.emit(a.JournalClose(task=task.id, state=to.value, reason=reason, outcome=outcome))
+    turn.record(
+        "update_discarded", task=task.id, agent=task.agent, sha256=task.sha256, outcome=outcome, reason=reason
+    )
+    _record_closed(turn, task)
+    turn.send(task.agent, outcome_of(task))
+
+
+def merged(turn: Turn, task: Task, version: int) -> None:
+    """Settle an update that `version` has; its row is in the version's own transaction."""
+    task.version_merged = version
+    _end(turn, task, S.MERGED, f"version {version}")
+    _record_closed(turn, task)
+    turn.send(task.agent, outcome_of(task))
+
+
+def outcome_of(task: Task) -> m.Outcome:
+    """Of a task in an outcome state. Without an ack there is no sha256 to settle."""
+    return m.Outcome(
+        task=task.id,
+        sha256=(task.sha256 or None) if task.position >= 0 else None,
+        outcome=OUTCOME_STATES[task.state],
+        version=task.version_merged,
+        reason=task.reason,
+    )
+
+
+def _end(turn: Turn, task: Task, to: TaskState, reason: str) -> None:
+    task.go(to, turn.now, reason)
+    task.reason = reason[:512]
+    task.report = None
+    agent = turn.state.agents[task.agent]
+    if agent.task == task.id:
+        agent.task = ""
+    remember_settled(turn, agent, task)
+
+
+def remember_settled(turn: Turn, agent: Agent, task: Task) -> None:
+    """Keep what an agent may still ask for; the oldest goes, so memory does not grow with the rounds."""
+    if len(agent.settled) == agent.settled.maxlen:
+        turn.state.tasks.pop(agent.settled[0], None)
+    agent.settled.append(task.id)
+
+
+def _record_closed(turn: Turn, task: Task) -> None:
+    assert task.state in FINAL
+    turn.record(
+        "task_closed",
+        task=task.id,
+        agent=task.agent,
+        round=task.round,
+        state=task.state.value,
+        reason=task.reason,
+    )

@@ -1,0 +1,192 @@
+"""From an offer to an ack: grants within the budget, updates received, journalled, acknowledged."""
+
+from __future__ import annotations
+
+import msgspec
+
+from coordinator import actions as a
+from coordinator import events as e
+from coordinator import tasks
+from coordinator.state import ENDED_WITHOUT_UPDATE, Task, TaskState
+from coordinator.turn import Turn
+from wire import messages as m
+
+S = TaskState
+REGRANT_S = 2.0  # longer than any pair of messages of one agent is apart, shorter than its own patience
+
+
+def offered(turn: Turn, agent: str, offer: m.Offer) -> None:
+    take_offer(turn, agent, offer.task, offer.sha256, offer.bytes, offer.report)
+
+
+def take_offer(turn: Turn, agent: str, name: str, sha256: str, size: int, report: m.Report | None) -> None:
+    """An offer, or a spooled update in a hello (then without a report, if none came before)."""
+    task = turn.task_of(agent, name)
+    if task is None:
+        turn.refuse(agent, "offer", "unknown_task" if name not in turn.state.tasks else "not_its_task")
+        turn.send(agent, m.Cancel(task=name, reason="unknown task"))
+    elif task.state in ENDED_WITHOUT_UPDATE:
+        turn.send(agent, m.Cancel(task=name, reason=task.reason))
+    elif task.state is S.ACKED or task.outcome is not None:
+        _answer_known(turn, task)
+    elif task.state is not S.RECEIVED:
+        _enter_line(turn, task, sha256, size, report)
+    # RECEIVED: its bytes are on their way to the journal, the ack follows.
+
+
+def _answer_known(turn: Turn, task: Task) -> None:
+    """The second copy of something that is in the journal: acknowledged with what is there, never merged again."""
+    if task.position >= 0:
+        turn.send(task.agent, m.Ack(task=task.id, sha256=task.sha256))
+    if task.outcome is not None:
+        turn.send(task.agent, tasks.outcome_of(task))
+
+
+def _enter_line(turn: Turn, task: Task, sha256: str, size: int, report: m.Report | None) -> None:
+    if size > turn.config.update_bytes_max:
+        if task.state is not S.OFFERED:
+            _go_offered(turn, task, sha256, size, report)
+        reason = f"{size} bytes offered, a model of {turn.config.parameters} parameters needs no more than "
+        tasks.close_task(turn, task, S.REFUSED, reason + str(turn.config.update_bytes_max))
+        return
+    same = task.sha256 == sha256 and task.bytes == size
+    if same and task.report is None and report is not None:
+        task.report, task.samples = report, _counted_samples(turn, report)
+    if task.state is S.GRANTED and same:
+        # A hello and the offer repeated after it arrive together: one grant answers both.
+        if report is None or turn.now - task.heard >= REGRANT_S:
+            regrant(turn, task)
+    elif task.state is not S.OFFERED or not same:
+        _go_offered(turn, task, sha256, size, report)
+        grant_waiting(turn)
+
+
+def _go_offered(turn: Turn, task: Task, sha256: str, size: int, report: m.Report | None) -> None:
+    if task.state is S.GRANTED:
+        tasks.release_grant(turn, task)  # the agent lost its spool, trained again and has other bytes now
+    if task.state is not S.OFFERED:
+        task.go(S.OFFERED, turn.now, f"{size} bytes, {sha256[:8]}")
+    if task.id not in turn.state.offers:
+        turn.state.offers.append(task.id)
+    task.sha256, task.bytes, task.report = sha256, size, report or task.report
+    task.samples = _counted_samples(turn, task.report)
+    task.enter_phase("waiting", turn.now)
+    turn.record(
+        "update_offered",
+        task=task.id,
+        agent=task.agent,
+        sha256=sha256,
+        bytes=size,
+        report=msgspec.to_builtins(task.report) if task.report else None,
+    )
+
+
+def _counted_samples(turn: Turn, report: m.Report | None) -> int:
+    """A claim counts up to what the device's shard holds. Without a report (it was lost) the shard is believed."""
+    return turn.config.samples_max if report is None else min(report.samples, turn.config.samples_max)
+
+
+def grant_waiting(turn: Turn) -> None:
+    """Grant in the order of the offers while the budget lasts; a single update always passes."""
+    state = turn.state
+    while state.offers:
+        task = state.tasks[state.offers[0]]
+        if state.grants and state.granted_bytes + task.bytes > turn.config.open_grant_bytes_max:
+            return
+        state.offers.popleft()
+        state.grants[task.id] = task.bytes
+        task.go(S.GRANTED, turn.now, f"{state.granted_bytes} bytes granted in all")
+        task.enter_phase("uploading", turn.now)
+        turn.record("update_granted", task=task.id, agent=task.agent, sha256=task.sha256)
+        regrant(turn, task)
+
+
+def regrant(turn: Turn, task: Task) -> None:
+    """(Again) ask for what is missing; the service knows which chunks it has."""
+    link = turn.config.agents[task.agent]
+    task.heard = turn.now
+    turn.emit(
+        a.SendGrant(
+            agent=task.agent,
+            task=task.id,
+            sha256=task.sha256,
+            bytes=task.bytes,
+            chunk_bytes=link.chunk_bytes,
+            window_bytes=link.window_bytes,
+        )
+    )
+
+
+def chunks_heard(turn: Turn, event: e.ChunksHeard) -> None:
+    task = turn.task_of(event.agent, event.task)
+    if task is not None and task.state is S.GRANTED:
+        task.heard = turn.now
+
+
+def received(turn: Turn, event: e.UpdateReceived) -> None:
+    task = turn.task_of(event.agent, event.task)
+    if task is None or task.state is not S.GRANTED or task.sha256 != event.sha256:
+        return  # closed or offered anew while the last chunk was under way; the agent has been told
+    state = turn.state
+    # The bytes go to the journal from the assembly: only the room in the budget is given back here.
+    del state.grants[task.id]
+    task.go(S.RECEIVED, turn.now, f"{event.chunks} chunks")
+    task.defect = event.defect or ("" if task.samples else "it claims to have trained on no samples")
+    task.position = state.positions_made
+    state.positions_made += 1
+    turn.record(
+        "update_received",
+        task=task.id,
+        agent=task.agent,
+        sha256=event.sha256,
+        bytes=event.bytes,
+        payload_bytes=event.payload_bytes,
+        chunks=event.chunks,
+    )
+    turn.emit(
+        a.JournalUpdate(
+            task=task.id,
+            agent=task.agent,
+            sha256=task.sha256,
+            bytes=task.bytes,
+            samples=task.samples,
+            position=task.position,
+            report=task.report,
+            defect=task.defect,
+        )
+    )
+    grant_waiting(turn)
+
+
+def broken(turn: Turn, event: e.UpdateBroken) -> None:
+    task = turn.task_of(event.agent, event.task)
+    turn.refuse(event.agent, "update", event.reason)
+    if task is None or task.state is not S.GRANTED:
+        return
+    task.broken += 1
+    if task.broken < turn.config.broken_max:
+        regrant(turn, task)
+    else:
+        tasks.close_task(turn, task, S.FAILED, f"its bytes were broken {task.broken} times: {event.reason}")
+        grant_waiting(turn)
+
+
+def journalled(turn: Turn, event: e.UpdateJournalled) -> None:
+    """The commit has returned: from here the update is ours, and the agent may forget its bytes."""
+    task = turn.task_of(event.agent, event.task)
+    if task is None or task.state is not S.RECEIVED:
+        raise AssertionError(
+            f"journalled an update that nobody received: {event}, {task and list(task.story)}"
+        )
+    task.go(S.ACKED, turn.now, "committed")
+    agent = turn.state.agents[task.agent]
+    if agent.task == task.id:
+        agent.task = ""
+    turn.record("update_journalled", task=task.id, agent=task.agent, sha256=task.sha256)
+    turn.send(task.agent, m.Ack(task=task.id, sha256=task.sha256))
+    turn.record("update_acked", task=task.id, agent=task.agent, sha256=task.sha256)
+    round_ = turn.state.round
+    if task.defect:
+        tasks.discard(turn, task, S.REFUSED, task.defect)
+    elif round_ is None or task.round != round_.number or round_.committing:
+        tasks.discard(turn, task, S.LATE, f"round {task.round} was closed")

@@ -1,0 +1,362 @@
+"""A small model of agents, network, journal and disk around the core, in virtual time. Not a test itself.
+
+Every agent follows the protocol (hello, task, progress, offer, grant, chunks, ack, outcome); the network delays,
+duplicates and loses what a dying connection loses; the journal is real SQLite in memory or a dictionary. The world
+keeps its own books, so that it can say afterwards whether anything was lost or counted twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from coordinator import actions as a
+from coordinator import events as e
+from coordinator.config import CoordinatorConfig, LinkBudget
+from coordinator.core import CoordinatorCore, fresh_state
+from coordinator.state import RunPhase
+from topology.plan import PolicyPlan
+from wire import messages as m
+
+REPORT = m.Report(
+    samples=100, steps=7, loss=1.0, train_s=1.0, step_s=0.1, fetch_s=0.1, fetch_bytes=10,
+    peak_rss_bytes=1, residual_norm=0.0, raw_bytes=40_000,
+)  # fmt: skip
+
+
+def make_config(agents: int = 4, **changes: Any) -> CoordinatorConfig:
+    policy = changes.pop("policy", {})
+    values: dict[str, Any] = {
+        "run": "r",
+        "seed": 7,
+        "agents": {f"d-{i}": LinkBudget(chunk_bytes=4_000, window_bytes=16_000) for i in range(agents)},
+        "rounds": 3,
+        "samples_max": 100,
+        "parameters": 10_000,
+        "train": m.TrainSpec(local_epochs=1, batch_size=16, lr=0.1),
+        "uplink": m.UplinkSpec(),
+        "policy": PolicyPlan(**{"cohort": agents, "deadline_s": 30.0, "quorum": 0.5, **policy}),
+        "start_timeout_s": 60.0,
+    }
+    return CoordinatorConfig(**{**values, **changes})
+
+
+def sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass
+class Habits:
+    """How bad the world is. Probabilities per occasion, durations in seconds."""
+
+    train_s: tuple[float, float] = (1.0, 12.0)
+    delay_s: tuple[float, float] = (0.01, 0.5)
+    kill: float = 0.0  # while it trains or uploads
+    heal_s: tuple[float, float] = (0.5, 40.0)
+    loses_disk: float = 0.0  # at a kill
+    duplicate: float = 0.0  # of a message
+    lose: float = 0.0  # of a message (a broker that died with it)
+    fail: float = 0.0  # the agent gives a task up
+    defect: float = 0.0  # content that cannot be merged
+    forget_broker: float = 0.0  # per task: the broker dies and everybody reconnects
+    crash: float = 0.0  # of the coordinator, between two actions
+
+
+@dataclass
+class ModelAgent:
+    """What one agent remembers. `spool` and `unsettled` are on its disk."""
+
+    name: str
+    boots: int = 0
+    up: bool = False
+    in_hand: m.Down | None = None
+    spool: dict[str, str] = field(default_factory=dict)  # task -> sha256
+    unsettled: dict[str, str] = field(default_factory=dict)
+    settled: dict[str, str] = field(default_factory=dict)  # task -> outcome, for the books
+    done: set[str] = field(default_factory=set)
+    finished: bool = False
+
+    @property
+    def boot(self) -> str:
+        return f"{self.name}.{self.boots}"
+
+
+class World:
+    """Runs a core against model agents until it stops. Raises AssertionError with the seed when something is off."""
+
+    def __init__(self, config: CoordinatorConfig, seed: int, habits: Habits | None = None) -> None:
+        self.config, self.seed, self.habits = config, seed, habits or Habits()
+        self.rng = Random(seed)
+        self.now = 0.0
+        self.core = CoordinatorCore(config, fresh_state(config))
+        self.agents = {name: ModelAgent(name) for name in config.agents}
+        self.queue: list[tuple[float, int, Callable[[], None]]] = []
+        self.count = 0
+        self.stopped: a.Stop | None = None
+        self.records: list[tuple[float, str, dict[str, Any]]] = []
+        self.journal: dict[str, a.JournalUpdate] = {}
+        self.acked: dict[tuple[str, str], str] = {}  # (agent, task) -> sha256, as the agents saw it
+        self.merged: dict[str, int] = {}
+        self.events: list[tuple[e.Event, float]] = []
+
+    # --- time ------------------------------------------------------------------------------------------------
+
+    def later(self, delay_s: float, action: Callable[[], None]) -> None:
+        self.count += 1
+        heapq.heappush(self.queue, (self.now + delay_s, self.count, action))
+
+    def run(self, until_s: float = 5_000.0) -> a.Stop:
+        self.feed(e.Started())
+        self.feed(e.Connected())
+        for agent in self.agents.values():
+            self.later(self.rng.uniform(0, 3), lambda agent=agent: self.boot(agent))
+        while self.stopped is None:
+            assert self.now < until_s, f"seed {self.seed}: the run hangs in {self.core.state.phase}"
+            wake = self.core.next_wakeup(self.now)
+            if self.queue and self.queue[0][0] <= wake:
+                self.now, _, action = heapq.heappop(self.queue)
+                action()
+            else:
+                self.now = wake
+                self.feed(e.Tick())
+        return self.stopped
+
+    def uniform(self, bounds: tuple[float, float]) -> float:
+        return self.rng.uniform(*bounds)
+
+    def chance(self, probability: float) -> bool:
+        return probability > 0 and self.rng.random() < probability
+
+    # --- the service's part ----------------------------------------------------------------------------------
+
+    def feed(self, event: e.Event) -> None:
+        if self.stopped is not None:
+            return
+        self.events.append((event, self.now))
+        actions = self.core.handle(event, self.now)
+        self.core.validate()
+        results: list[e.Event] = []
+        for action in actions:
+            if isinstance(action, a.JournalAction):
+                results += self.write(action)
+        for action in actions:
+            if not isinstance(action, a.JournalAction):
+                self.execute(action)
+        for result in results:
+            self.feed(result)
+
+    def write(self, action: a.JournalAction) -> list[e.Event]:
+        match action:
+            case a.JournalUpdate():
+                assert action.task not in self.journal, f"seed {self.seed}: {action.task} journalled twice"
+                self.journal[action.task] = action
+                return [e.UpdateJournalled(agent=action.agent, task=action.task, sha256=action.sha256)]
+            case a.CommitVersion():
+                assert [i.task for i in action.updates] == sorted(
+                    (i.task for i in action.updates), key=lambda task: self.journal[task].position
+                ), f"seed {self.seed}: not in the order of arrival"
+                for item in action.updates:
+                    assert item.task not in self.merged, f"seed {self.seed}: {item.task} merged twice"
+                    assert self.journal[item.task].sha256 == item.sha256
+                    assert not self.journal[item.task].defect
+                    self.merged[item.task] = action.version
+                return [e.VersionCommitted(version=action.version, sha256=sha(str(action.version)))]
+        return []
+
+    def execute(self, action: a.Action) -> None:
+        match action:
+            case a.Send():
+                self.to_agent(action.agent, action.message)
+            case a.SendTask():
+                self.to_agent(action.agent, action)
+            case a.SendGrant():
+                self.to_agent(action.agent, action)
+            case a.Record():
+                self.records.append((self.now, action.event, action.fields))
+            case a.Evaluate():
+                version = action.version
+                done = e.Evaluated(version=version, accuracy=min(0.99, version / 10), loss=1.0, samples=10)
+                self.later(0.3, lambda: self.feed(done))
+            case a.Stop():
+                self.stopped = action
+
+    # --- the network -----------------------------------------------------------------------------------------
+
+    def to_agent(self, name: str, message: Any) -> None:
+        if self.chance(self.habits.lose):
+            return
+        for _ in range(2 if self.chance(self.habits.duplicate) else 1):
+            self.later(self.uniform(self.habits.delay_s), lambda: self.arrive(self.agents[name], message))
+
+    def from_agent(self, agent: ModelAgent, message: m.Up | e.Event) -> None:
+        if self.chance(self.habits.lose):
+            return
+        event = (
+            message if isinstance(message, e.Event) else e.MessageArrived(agent=agent.name, message=message)
+        )
+        for _ in range(2 if self.chance(self.habits.duplicate) else 1):
+            self.later(self.uniform(self.habits.delay_s), lambda: self.feed(event))
+
+    # --- agents ----------------------------------------------------------------------------------------------
+
+    def boot(self, agent: ModelAgent) -> None:
+        agent.boots += 1
+        agent.up, agent.in_hand = True, None
+        self.from_agent(agent, m.Status(online=True, boot=agent.boot))
+        self.hello(agent)
+        self.ask_later(agent)
+
+    def hello(self, agent: ModelAgent) -> None:
+        spool = tuple(m.SpoolItem(task=t, sha256=s, bytes=5_000) for t, s in agent.spool.items())
+        in_hand = agent.in_hand.task if isinstance(agent.in_hand, a.SendTask) else None
+        unsettled = tuple(agent.unsettled)[:8]
+        self.from_agent(
+            agent, m.Hello(boot=agent.boot, task=in_hand, spool=spool[:8], unsettled=unsettled, samples=100)
+        )
+        for task, content in agent.spool.items():
+            self.from_agent(agent, m.Offer(task=task, sha256=content, bytes=5_000, report=REPORT))
+
+    def ask_later(self, agent: ModelAgent) -> None:
+        boot = agent.boot
+
+        def ask() -> None:
+            if agent.up and agent.boot == boot and not agent.finished:
+                if agent.unsettled:
+                    self.from_agent(agent, m.Ask(tasks=tuple(agent.unsettled)[:8]))
+                elif agent.spool:
+                    self.hello(agent)  # it waits for a grant or an ack for too long
+                self.later(15.0, ask)
+
+        self.later(15.0, ask)
+
+    def kill(self, agent: ModelAgent) -> None:
+        if not agent.up:
+            return
+        agent.up, agent.in_hand = False, None
+        if self.chance(self.habits.loses_disk):
+            agent.spool.clear()
+            agent.done.clear()
+        # The will is not lost with a message: the broker has it.
+        boot = agent.boot
+        will = e.MessageArrived(agent=agent.name, message=m.Status(online=False, boot=boot))
+        self.later(self.uniform(self.habits.delay_s), lambda: self.feed(will))
+        self.later(self.uniform(self.habits.heal_s), lambda: self.boot(agent))
+
+    def arrive(self, agent: ModelAgent, message: Any) -> None:
+        if not agent.up:
+            # The broker's session keeps it until the agent is back, or loses it as above.
+            if not agent.finished:
+                self.later(5.0, lambda: self.arrive(agent, message))
+            return
+        match message:
+            case a.SendTask():
+                self.take_task(agent, message)
+            case a.SendGrant():
+                self.send_update(agent, message)
+            case m.Ack():
+                self.take_ack(agent, message)
+            case m.Outcome():
+                self.settle(agent, message)
+            case m.Cancel():
+                agent.spool.pop(message.task, None)
+                agent.done.add(message.task)
+                if isinstance(agent.in_hand, a.SendTask) and agent.in_hand.task == message.task:
+                    agent.in_hand = None
+            case m.Resync():
+                self.hello(agent)
+            case m.Finish():
+                self.leave(agent)
+
+    def take_task(self, agent: ModelAgent, task: a.SendTask) -> None:
+        known = agent.done | agent.spool.keys() | agent.unsettled.keys() | agent.settled.keys()
+        if agent.in_hand is not None or task.task in known:
+            return
+        agent.in_hand = task
+        boot = agent.boot
+        self.from_agent(agent, m.Progress(task=task.task, phase="training", done=0, total=10))
+        duration = self.uniform(self.habits.train_s)
+        if self.chance(self.habits.kill):
+            self.later(self.rng.uniform(0, duration), lambda: self.kill(agent))
+        if self.chance(self.habits.forget_broker):
+            self.later(self.rng.uniform(0, duration), self.reconnect)
+        self.later(duration, lambda: self.trained(agent, task, boot))
+
+    def trained(self, agent: ModelAgent, task: a.SendTask, boot: str) -> None:
+        if not agent.up or agent.boot != boot or agent.in_hand is not task:
+            return
+        agent.in_hand = None
+        if self.chance(self.habits.fail):
+            agent.done.add(task.task)
+            self.from_agent(agent, m.Failed(task=task.task, reason="no memory"))
+            return
+        # Another boot trains to other bytes.
+        agent.spool[task.task] = sha(f"{task.task}/{boot}")
+        content = agent.spool[task.task]
+        self.from_agent(agent, m.Offer(task=task.task, sha256=content, bytes=5_000, report=REPORT))
+
+    def send_update(self, agent: ModelAgent, grant: a.SendGrant) -> None:
+        if agent.spool.get(grant.task) != grant.sha256:
+            return
+        if self.chance(self.habits.kill):
+            self.later(self.rng.uniform(0, 1), lambda: self.kill(agent))
+        defect = "NaN" if self.chance(self.habits.defect) else ""
+        received = e.UpdateReceived(
+            agent=agent.name, task=grant.task, sha256=grant.sha256, bytes=5_000, payload_bytes=5_100,
+            chunks=2, defect=defect,
+        )  # fmt: skip
+        boot = agent.boot
+        self.later(
+            self.rng.uniform(0.1, 2.0),
+            lambda: self.from_agent(agent, received) if agent.up and agent.boot == boot else None,
+        )
+
+    def take_ack(self, agent: ModelAgent, ack: m.Ack) -> None:
+        journalled = self.journal.get(ack.task)
+        assert journalled is not None, f"seed {self.seed}: {ack.task} acked and not journalled"
+        assert journalled.sha256 == ack.sha256, f"seed {self.seed}: acked with another content"
+        self.acked[agent.name, ack.task] = ack.sha256
+        if agent.spool.pop(ack.task, None) is not None and ack.task not in agent.settled:
+            agent.unsettled[ack.task] = ack.sha256
+
+    def settle(self, agent: ModelAgent, outcome: m.Outcome) -> None:
+        before = agent.settled.get(outcome.task)
+        assert before in (None, outcome.outcome), (
+            f"seed {self.seed}: {outcome.task}: {before}, {outcome.outcome}"
+        )
+        agent.settled[outcome.task] = outcome.outcome
+        agent.unsettled.pop(outcome.task, None)
+        agent.spool.pop(outcome.task, None)
+
+    def leave(self, agent: ModelAgent) -> None:
+        if agent.spool or agent.unsettled or agent.finished:
+            return
+        agent.finished, agent.up = True, False
+        self.from_agent(agent, m.Status(online=False, boot=agent.boot))
+
+    def reconnect(self) -> None:
+        self.feed(e.Disconnected(reason="broker died"))
+        self.feed(e.Connected())
+
+    # --- the books -------------------------------------------------------------------------------------------
+
+    def check_books(self) -> None:
+        """Every acked update was merged once or has an outcome; the history agrees with the journal."""
+        assert self.core.state.phase is RunPhase.DONE
+        state = self.core.state
+        for (agent, task), content in self.acked.items():
+            known = state.tasks.get(task)
+            assert self.journal[task].sha256 == content, f"seed {self.seed}: {task} of {agent}"
+            if known is not None:
+                assert known.outcome is not None, (
+                    f"seed {self.seed}: {task} has no outcome: {list(known.story)}"
+                )
+                assert (known.outcome == "merged") == (task in self.merged), f"seed {self.seed}: {task}"
+        versions = [fields["version"] for _, name, fields in self.records if name == "version_committed"]
+        assert versions == list(range(1, len(versions) + 1)), f"seed {self.seed}: versions {versions}"
+        closed = [fields["task"] for _, name, fields in self.records if name == "task_closed"]
+        opened = [fields["task"] for _, name, fields in self.records if name == "task_opened"]
+        assert sorted(closed) == sorted(opened), f"seed {self.seed}: tasks without an end"

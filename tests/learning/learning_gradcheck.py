@@ -1,7 +1,9 @@
-"""Check one operator's gradient rule: analytic gradients by onnxruntime against derivatives found independently.
+"""Check one operator's gradient rule: analytic gradients by onnxruntime against derivatives found
+independently.
 
-Nonlinear operators: central differences in float64 of the forward pass, run by ONNX's reference evaluator (a second
-implementation). Linear ones: the adjoint identity ⟨dy, f(x)⟩ = ⟨dx, x⟩, which is exact and needs no step size.
+Nonlinear operators: central differences in float64 of the forward pass, run by ONNX's reference evaluator (a
+second implementation). Linear ones: the adjoint identity ⟨dy, f(x)⟩ = ⟨dx, x⟩, which is exact and needs no
+step size.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ def run(model, feeds):
 
 
 def gradient_model(model, wanted, seeds):
-    """The model's reverse pass: inputs are the wanted values and one `d:<output>` per seed, outputs `g:<name>`."""
+    """The model's reverse pass: inputs are the wanted values and one `d:<output>` per seed, outputs
+    `g:<name>`.
+    """
     value = model.graph.input[0]
     observed = observe(model, value.type.tensor_type.shape.dim[0].dim_value or 1)
     graph = forward_graph(observed, set(wanted))
@@ -103,7 +107,9 @@ def check_numeric(nodes, arrays, wanted, outputs=("y",), opset=OPSET, tolerance=
     got = gradients(nodes, arrays, wanted, dys, opset)
 
     def total(values):
-        return sum(float((dy * y).sum()) for dy, y in zip(dys.values(), evaluator.run(None, values), strict=True))
+        return sum(
+            float((dy * y).sum()) for dy, y in zip(dys.values(), evaluator.run(None, values), strict=True)
+        )
 
     assert first in inputs
     for name, grad in zip(wanted, got, strict=True):

@@ -80,11 +80,12 @@ def test_bias_gradient_is_the_sum_over_samples_and_places():
 
 def test_three_spatial_axes_are_refused_by_name():
     arrays = {"x": values(1, 1, 3, 3, 3), "w": values(1, 1, 2, 2, 2)}
-    with pytest.raises(AutodiffError, match="conv3 .*3 spatial axes|3 spatial axes"):
+    with pytest.raises(AutodiffError, match=r"conv3.*3 spatial axes"):
         check_adjoint([node("Conv", ["x", "w"], ["y"], name="conv3")], arrays, ["w"])
 
 
-# --- every form of the weight gradient gives the same value -------------------------------------------------------
+# --- every form of the weight gradient gives the same value
+# -------------------------------------------------------
 
 FORMS = [convolution._columns, convolution._swapped]
 
@@ -117,7 +118,8 @@ def test_forms_of_the_weight_gradient_agree(form, kernel, stride, dilation, pads
     assert error(got, want) < 1e-5
 
 
-# --- pools --------------------------------------------------------------------------------------------------------
+# --- pools
+# --------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,4 +1,6 @@
-"""Gradient rules of element-wise operators, reductions and matrix products, against float64 finite differences."""
+"""Gradient rules of element-wise operators, reductions and matrix products, against float64 finite
+differences.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,12 @@ def test_unary(op, attributes, signed):
 
 
 def test_hard_swish_beyond_its_bends():
-    check_numeric([node("HardSwish", ["x"], ["y"])], {"x": np.array([[-5.0, -3.5, -1.0, 2.0, 3.5, 9.0]])}, ["x"], step=1e-3)
+    check_numeric(
+        [node("HardSwish", ["x"], ["y"])],
+        {"x": np.array([[-5.0, -3.5, -1.0, 2.0, 3.5, 9.0]])},
+        ["x"],
+        step=1e-3,
+    )
 
 
 def test_prelu_moves_its_slope():
@@ -136,7 +143,9 @@ def test_reductions(op, keep, axes):
 
 
 def test_reductions_of_old_opsets_take_axes_as_attribute():
-    check_numeric([node("ReduceMean", ["x"], ["y"], axes=[1], keepdims=0)], {"x": away((2, 3))}, ["x"], opset=17)
+    check_numeric(
+        [node("ReduceMean", ["x"], ["y"], axes=[1], keepdims=0)], {"x": away((2, 3))}, ["x"], opset=17
+    )
     check_numeric([node("ReduceMax", ["x"], ["y"], axes=[0])], {"x": away((2, 3))}, ["x"], opset=17)
 
 

@@ -1,0 +1,32 @@
+"""Versions follow each other one by one, in time as in number, each committed once."""
+
+from __future__ import annotations
+
+from history.checks.registry import Answer, check
+from history.record import Record
+
+
+@check("Do the model's versions follow each other without a gap?")
+def versions_gapless(record: Record) -> Answer:
+    if not record.versions:
+        return Answer("unknown", "no version was committed")
+    shas: dict[int, str] = {}
+    problems: list[str] = []
+    missing: list[int] = []
+    last = 0
+    for committed in record.versions:
+        number = committed.version
+        if shas.setdefault(number, committed.sha256) != committed.sha256:
+            problems.append(f"version {number} was committed twice with different content")
+        elif number < last:
+            problems.append(f"version {number} was committed after version {last}")
+        missing += range(last + 1, number)
+        last = max(last, number)
+    if problems:
+        return Answer("fail", problems[0], tuple(problems))
+    if missing:
+        detail = f"missing: {', '.join(map(str, missing[:8]))}"
+        # A coordinator that dies between a commit and its history line leaves this; only its journal can
+        # tell.
+        return Answer("unknown" if record.epochs > 1 else "fail", detail)
+    return Answer("pass", f"versions 1 to {last}")

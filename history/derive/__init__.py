@@ -1,0 +1,52 @@
+"""From events to a `Record`: one small handler per event, by the role of the producer that may write it."""
+
+from __future__ import annotations
+
+from history.derive import agent, coordinator, host
+from history.derive.handlers import Handler
+from history.derive.lapses import add_lapses
+from history.events import Event
+from history.reader import History
+from history.record import Record, empty_record, span
+from topology.plan import Plan
+
+COORDINATOR = "coordinator"
+HOST_NODES = frozenset({"hostd", "runner", "processes", "relay"})
+TRUSTED = HOST_NODES | {COORDINATOR}
+
+
+def handler_of(record: Record, event: Event) -> Handler | None:
+    """What a producer says counts only for what it can know: a device cannot commit a version or verify its
+    link.
+    """
+    if event.node == COORDINATOR:
+        return coordinator.HANDLERS.get(event.event)
+    if event.node in HOST_NODES:
+        return host.HANDLERS.get(event.event)
+    if event.node in record.devices:
+        return agent.HANDLERS.get(event.event)
+    return None
+
+
+def _foreign(event: Event) -> bool:
+    known = coordinator.HANDLERS.keys() | host.HANDLERS.keys()
+    return event.node not in TRUSTED and event.event in known - agent.HANDLERS.keys()
+
+
+def derive(history: History, plan: Plan) -> Record:
+    """Everything the history says about the run of this plan. Never raises for what an event holds."""
+    record = empty_record(plan)
+    record.defects = list(history.defects)
+    record.producers = set(history.producers) | {event.node for event in history.events}
+    record.event_count = len(history.events)
+    span(record, history.events, TRUSTED)
+    # The host's witnesses first: whose task a task is, is theirs to say.
+    for event in sorted(history.events, key=lambda event: event.node not in TRUSTED):
+        handler = handler_of(record, event)
+        if handler is not None:
+            handler(record, event)
+        elif _foreign(event):
+            record.foreign_events += 1
+    host.overlaps(record)
+    add_lapses(record)
+    return record

@@ -1,0 +1,102 @@
+"""What a device says of itself: the second witness of every task. Only about its own tasks."""
+
+from __future__ import annotations
+
+from history.derive.handlers import Handlers, task_of
+from history.events import Event
+from history.fields import count, text
+from history.record import Record, TaskRecord
+
+HANDLERS = Handlers()
+
+# The event that ends a phase begins the next one.
+_PHASE_AFTER = {
+    "task_received": "fetching",
+    "model_fetched": "training",
+    "trained": "encoding",
+    "encoded": "waiting",
+    "sent": "settling",
+}
+
+
+def _task(record: Record, event: Event) -> TaskRecord | None:
+    return task_of(record, event, event.node)
+
+
+@HANDLERS.on("agent_started")
+def agent_started(record: Record, event: Event) -> None:
+    device = record.devices[event.node]
+    device.heard = True
+    device.software = text(event, "software") or device.software
+    device.own_boots.add(event.boot)
+
+
+@HANDLERS.on("gate_passed")
+def gate_passed(record: Record, event: Event) -> None:
+    record.devices[event.node].heard = True
+
+
+@HANDLERS.on("connected")
+def connected(record: Record, event: Event) -> None:
+    record.devices[event.node].connected_at.append(event.mono_s)
+
+
+@HANDLERS.on("agent_stopped")
+def agent_stopped(record: Record, event: Event) -> None:
+    device = record.devices[event.node]
+    device.peak_rss_bytes = max(device.peak_rss_bytes, count(event, "peak_rss_bytes"))
+
+
+def _mark(task: TaskRecord | None, event: Event) -> None:
+    if task is not None:
+        task.agent_marks.append((event.mono_s, _PHASE_AFTER[event.event]))
+
+
+@HANDLERS.on("task_received")
+def task_received(record: Record, event: Event) -> None:
+    record.devices[event.node].heard = True
+    _mark(_task(record, event), event)
+
+
+@HANDLERS.on("model_fetched")
+def model_fetched(record: Record, event: Event) -> None:
+    record.devices[event.node].downlink_bytes += count(event, "bytes")
+    _mark(_task(record, event), event)
+
+
+@HANDLERS.on("trained")
+def trained(record: Record, event: Event) -> None:
+    device = record.devices[event.node]
+    device.peak_rss_bytes = max(device.peak_rss_bytes, count(event, "peak_rss_bytes"))
+    _mark(_task(record, event), event)
+
+
+@HANDLERS.on("encoded")
+def encoded(record: Record, event: Event) -> None:
+    task = _task(record, event)
+    _mark(task, event)
+    if task is not None and not task.raw_bytes:
+        task.raw_bytes = count(event, "raw_bytes")
+
+
+@HANDLERS.on("sent")
+def sent(record: Record, event: Event) -> None:
+    task = _task(record, event)
+    _mark(task, event)
+    if task is not None:
+        task.sent_payload_bytes += count(event, "payload_bytes")
+        task.resent_chunks += count(event, "resent")
+
+
+@HANDLERS.on("acked")
+def acked(record: Record, event: Event) -> None:
+    task = _task(record, event)
+    if task is not None:
+        task.agent_acked.setdefault(text(event, "sha256"), event.mono_s)
+
+
+@HANDLERS.on("settled")
+def settled(record: Record, event: Event) -> None:
+    task = _task(record, event)
+    if task is not None:
+        task.settled = text(event, "outcome")

@@ -1,0 +1,68 @@
+"""Lapses: what producers recorded as such, and what shows only when their histories are held together."""
+
+from __future__ import annotations
+
+from history.derive.coordinator import HANDLERS as COORDINATOR_HANDLERS
+from history.derive.host import HANDLERS as HOST_HANDLERS
+from history.events import Event
+from history.fields import integer, text
+from history.record import Lapse, Record
+
+LAPSES_MAX = 2_000  # kept in the record; a run with more of them is told by the first
+
+
+def _shown(event: Event, key: str) -> str:
+    value = event.get(key)
+    return value if isinstance(value, str) else "" if value is None else f"{value}"[:500]
+
+
+@COORDINATOR_HANDLERS.on("lapse")
+@HOST_HANDLERS.on("lapse")
+def lapse(record: Record, event: Event) -> None:
+    if len(record.lapses) < LAPSES_MAX:
+        node = text(event, "node") or event.node
+        record.lapses.append(
+            Lapse(
+                what=text(event, "what"),
+                node=node,
+                requested=_shown(event, "requested"),
+                effective=_shown(event, "effective"),
+                detail=_shown(event, "detail"),
+                at=event.mono_s,
+                source=event.node,
+            )
+        )
+
+
+@COORDINATOR_HANDLERS.on("broker_sample")
+def broker_sample(record: Record, event: Event) -> None:
+    """The broker's counters begin at 0 with it; one that moved means that something was thrown away in
+    silence.
+    """
+    dropped = integer(event, "dropped")
+    if dropped is None:
+        return
+    before = record.broker_dropped or 0
+    if dropped > before and len(record.lapses) < LAPSES_MAX:
+        detail = f"the drop counter moved from {before} to {dropped}"
+        record.lapses.append(
+            Lapse("broker_drops", "broker", "0", str(dropped), detail, event.mono_s, event.node)
+        )
+    record.broker_dropped = dropped
+
+
+def add_lapses(record: Record) -> None:
+    """Gaps in a history, and devices that wrote what only others can know."""
+    for defect in record.defects:
+        if defect.kind != "cut" and len(record.lapses) < LAPSES_MAX:
+            what = "history_gap" if defect.kind == "gap" else f"history_{defect.kind}"
+            effective = f"{defect.count} {'events' if defect.kind == 'gap' else 'lines'} lost"
+            detail = defect.detail or f"{defect.count} lines could not be read"
+            record.lapses.append(
+                Lapse(what, defect.node, "every event", effective, detail, defect.mono_s, "history")
+            )
+    if record.foreign_events:
+        detail = f"{record.foreign_events} events of other roles were ignored"
+        record.lapses.append(
+            Lapse("history_foreign", "", "0", str(record.foreign_events), detail, None, "history")
+        )

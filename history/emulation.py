@@ -1,0 +1,67 @@
+"""Was the emulation what it claimed to be? Every shaped link and every quota verified, or the run is not
+valid.
+"""
+
+from __future__ import annotations
+
+from history.fields import flag, mapping, number
+from history.record import DeviceRecord, LinkRecord, Record
+
+_UNITS = {"rate_bit_s": "bit/s", "delay_s": "s", "jitter_s": "s", "loss": ""}
+
+
+def problems(record: Record) -> list[str]:
+    """In the docker runtime, everything that was not verified; other runtimes claim nothing and have no
+    problems.
+    """
+    if record.plan.runtime != "docker":
+        return []
+    if not record.hostd_heard:
+        return ["hostd left no history: no link and no quota was verified"]
+    return [text for device in record.devices.values() for text in _device(device)]
+
+
+def held(record: Record) -> bool | None:
+    """None where nothing was claimed."""
+    return None if record.plan.runtime != "docker" else not problems(record)
+
+
+def _device(device: DeviceRecord) -> list[str]:
+    found = _links(device) if device.plan.link.up.shaped or device.plan.link.down.shaped else []
+    cpu = device.cpu
+    if cpu is None or cpu.ok is None:
+        found.append(f"{device.name}: CPU quota was not verified")
+    elif not cpu.ok:
+        found.append(
+            f"{device.name}: CPU {_plain(cpu.requested)} requested, {_plain(cpu.effective)} effective"
+        )
+    return found
+
+
+def _links(device: DeviceRecord) -> list[str]:
+    measured = {link.boot: link for link in device.links if link.ok is not None}
+    if not measured:
+        what = "applied but never measured" if device.links else "never applied"
+        return [f"{device.name}: link was {what}"]
+    return [text for link in measured.values() if not link.ok for text in _off(device.name, link)]
+
+
+def _off(name: str, link: LinkRecord) -> list[str]:
+    """What exactly was off, per direction and quantity."""
+    found = []
+    for way, direction in link.directions.items():
+        if flag(direction, "ok") is not False:
+            continue
+        requested, effective = mapping(direction, "requested"), mapping(direction, "effective")
+        parts = [
+            f"{key.rsplit('_', 1)[0] if unit == 's' else key.split('_')[0]} {_plain(number(requested, key))} "
+            f"requested, {_plain(number(effective, key))} {unit} effective".replace("  ", " ")
+            for key, unit in _UNITS.items()
+            if number(requested, key) is not None or number(effective, key) is not None
+        ]
+        found.append(f"{name}: link {way} out of tolerance ({'; '.join(parts) or 'no figures'})")
+    return found or [f"{name}: link out of tolerance"]
+
+
+def _plain(value: float | None) -> str:
+    return "nothing" if value is None else f"{value:.6g}"

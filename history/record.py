@@ -1,0 +1,281 @@
+"""What a run was, put together from its events: devices, rounds, tasks, versions, faults, lapses.
+
+Plain data that store, summary, checks and report read. Times (`*_at`) are seconds on the host's monotonic
+clock, as in the events; `Record.since` turns them into seconds of the run. None means: not recorded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from history.events import Event
+from history.reader import Defect
+from topology.plan import DevicePlan, Plan
+
+OUTCOMES_DISCARDED = ("late", "surplus", "stale", "refused")
+Span = tuple[float, float | None]  # from, to; to is None while it lasts
+
+
+@dataclass(slots=True)
+class LinkRecord:
+    """What hostd says of a device's link in one boot. `directions`: up and down, requested, effective,
+    error, ok.
+    """
+
+    boot: str
+    backend: str = ""
+    applied_at: float | None = None
+    verified_at: float | None = None
+    ok: bool | None = None
+    directions: dict[str, dict[str, object]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class CpuRecord:
+    requested: float | None
+    effective: float | None
+    error: float | None
+    ok: bool | None
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals over all boots of a device: counters that began again from 0 are added up."""
+
+    totals: dict[str, float] = field(default_factory=dict)
+    last: dict[str, float] = field(default_factory=dict)
+
+    def add(self, sample: dict[str, float]) -> None:
+        for key, value in sample.items():
+            before = self.last.get(key)
+            step = value - before if before is not None and value >= before else value
+            self.totals[key] = self.totals.get(key, 0.0) + step
+            self.last[key] = value
+
+
+@dataclass(slots=True)
+class DeviceRecord:
+    plan: DevicePlan
+    heard: bool = False  # it has a history of its own
+    boots: list[str] = field(default_factory=list)  # as it told the coordinator
+    own_boots: set[str] = field(default_factory=set)  # of its own history
+    software: str = ""
+    peak_rss_bytes: int = 0
+    links: list[LinkRecord] = field(default_factory=list)
+    cpu: CpuRecord | None = None
+    cpu_counters: Counters = field(default_factory=Counters)
+    link_counters: Counters = field(default_factory=Counters)
+    gates_at: list[float] = field(default_factory=list)
+    connected_at: list[float] = field(default_factory=list)
+    offline: list[Span] = field(
+        default_factory=list
+    )  # as the coordinator saw it, after the first time online
+    dead: list[Span] = field(default_factory=list)  # as hostd saw it
+    downlink_bytes: int = 0  # model objects fetched, as the device says
+    refused_messages: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.plan.name
+
+    @property
+    def link(self) -> LinkRecord | None:
+        """The last one that was measured, or else the last one that was applied."""
+        measured = [link for link in self.links if link.ok is not None]
+        return measured[-1] if measured else self.links[-1] if self.links else None
+
+
+@dataclass(slots=True)
+class TaskRecord:
+    id: str
+    agent: str
+    round: int | None = None
+    version: int | None = None
+    opened_at: float | None = None
+    closed_at: float | None = None
+    offered_at: float | None = None
+    granted_at: float | None = None
+    received_at: float | None = None
+    journalled_at: float | None = None
+    acked_at: float | None = None
+    state: str = ""
+    reason: str = ""
+    sha256: str = ""
+    bytes: int = 0
+    payload_bytes: int = 0
+    chunks: int = 0
+    raw_bytes: int = 0  # the same update in float32
+    report: dict[str, object] = field(default_factory=dict)
+    merged_in: list[int] = field(default_factory=list)
+    weight: float | None = None
+    discarded: str = ""  # outcome
+    discard_reason: str = ""
+    # The agent's own testimony:
+    agent_acked: dict[str, float] = field(default_factory=dict)  # sha256 → when
+    sent_payload_bytes: int = 0
+    resent_chunks: int = 0
+    settled: str = ""
+    agent_marks: list[tuple[float, str]] = field(default_factory=list)  # when it entered a phase
+    coordinator_marks: list[tuple[float, str]] = field(default_factory=list)
+
+    @property
+    def received(self) -> bool:
+        return self.received_at is not None
+
+
+@dataclass(slots=True)
+class RoundRecord:
+    number: int
+    base_version: int | None = None
+    version: int | None = None
+    opened_at: float | None = None
+    closed_at: float | None = None
+    deadline_s: float | None = None
+    quorum: int | None = None
+    cohort: list[str] = field(default_factory=list)
+    merged: int | None = None
+    missing: list[str] = field(default_factory=list)
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class MergedUpdate:
+    """One row of a version: what was added, from whom, how much it counted."""
+
+    task: str
+    agent: str
+    sha256: str
+    weight: float | None
+
+
+@dataclass(slots=True)
+class VersionRecord:
+    version: int
+    sha256: str
+    round: int | None
+    committed_at: float
+    updates: list[MergedUpdate] = field(default_factory=list)
+    published_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Evaluation:
+    version: int
+    round: int | None
+    at: float
+    accuracy: float
+    loss: float | None
+    samples: int
+    per_class: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class FaultRecord:
+    id: str
+    kind: str = ""
+    targets: list[str] = field(default_factory=list)
+    trigger: str = ""
+    heal_after_s: float | None = None
+    planned: bool = True
+    armed_at: float | None = None
+    applied_at: float | None = None
+    lateness_s: float | None = None
+    verified: bool | None = None
+    detail: str = ""
+    healed_at: float | None = None
+    heal_s: float | None = None
+    overlapped: list[str] = field(default_factory=list)  # tasks of its targets that were open while it lasted
+
+
+@dataclass(slots=True)
+class Lapse:
+    """A limit that was not held, whoever noticed it."""
+
+    what: str
+    node: str
+    requested: str
+    effective: str
+    detail: str
+    at: float | None
+    source: str
+
+
+@dataclass(slots=True)
+class Record:
+    plan: Plan
+    devices: dict[str, DeviceRecord]
+    rounds: dict[int, RoundRecord] = field(default_factory=dict)
+    tasks: dict[str, TaskRecord] = field(default_factory=dict)
+    versions: list[VersionRecord] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    faults: dict[str, FaultRecord] = field(default_factory=dict)
+    lapses: list[Lapse] = field(default_factory=list)
+    defects: list[Defect] = field(default_factory=list)
+    producers: set[str] = field(default_factory=set)
+    event_count: int = 0
+    began_at: float | None = None  # of the trusted producers, first and last
+    ended_at: float | None = None
+    began_wall_s: float | None = None  # Unix time
+    parameters: int = 0
+    epochs: int = 0  # boots of the coordinator
+    run_started_at: float | None = None
+    run_finished_at: float | None = None
+    finish_reason: str = ""
+    finish_accuracy: float | None = None
+    hostd_heard: bool = False
+    ready_at: float | None = None
+    backend: str = ""
+    backend_reason: str = ""
+    environment: dict[str, object] = field(default_factory=dict)
+    phases: dict[str, float] = field(default_factory=dict)  # as the runner measured them
+    interrupted_by: str = ""
+    down_reason: str = ""
+    broker_dropped: int | None = None
+    foreign_events: int = 0  # events a producer had no business writing
+
+    def since(self, at: float) -> float:
+        """Seconds since the run's first event; never outside the run, whatever a device's clock says."""
+        begin = self.began_at if self.began_at is not None else at
+        end = self.ended_at if self.ended_at is not None else at
+        return min(max(at, begin), max(begin, end)) - begin
+
+    @property
+    def received(self) -> list[TaskRecord]:
+        return [task for task in self.tasks.values() if task.received]
+
+    @property
+    def closed_rounds(self) -> list[RoundRecord]:
+        return [self.rounds[n] for n in sorted(self.rounds) if self.rounds[n].closed_at is not None]
+
+    @property
+    def final(self) -> Evaluation | None:
+        """The evaluation of the newest version that has one."""
+        return max(self.evaluations, key=lambda e: (e.version, e.at), default=None)
+
+
+def empty_record(plan: Plan) -> Record:
+    record = Record(plan=plan, devices={device.name: DeviceRecord(device) for device in plan.devices})
+    for fault in plan.faults:
+        record.faults[fault.id] = FaultRecord(
+            id=fault.id,
+            kind=fault.kind,
+            targets=list(fault.targets),
+            trigger=_trigger_text(fault.trigger.at_s, fault.trigger.round, fault.trigger.state),
+            heal_after_s=fault.heal_after_s,
+        )
+    return record
+
+
+def _trigger_text(at_s: float | None, round_: int | None, state: str | None) -> str:
+    if at_s is not None:
+        return f"{at_s:g} s after the first round opened"
+    return f"round {round_} {state or ''}".strip() if round_ is not None else ""
+
+
+def span(record: Record, events: list[Event], trusted: frozenset[str]) -> None:
+    """First and last moment of the run, by the host's own witnesses; a device's clock may be anything."""
+    own = [event for event in events if event.node in trusted] or events
+    if own:
+        first = min(own, key=lambda event: event.mono_s)
+        record.began_at, record.began_wall_s = first.mono_s, first.wall_s or None
+        record.ended_at = max(event.mono_s for event in own)

@@ -1,0 +1,156 @@
+"""Line charts of the learning: accuracy over time and over bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from history.report import units
+from history.report.axes import Scale, ticks, time_ticks
+from history.report.markup import Markup, tag
+from history.summary import CurvePoint, Summary
+
+WIDTH, HEIGHT = 480, 270
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 18, 40
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """What is drawn. `points`: x, accuracy, explanation. `bands`: from, to, explanation, in units of x."""
+
+    title: str
+    description: str
+    x_label: str
+    points: Sequence[tuple[float, float, str]]
+    x_ticks: Sequence[float]
+    x_format: Callable[[float], str]
+    x_high: float
+    target: float | None = None
+    bands: Sequence[tuple[float, float, str]] = field(default_factory=tuple)
+
+
+def accuracy_over_time(summary: Summary, end_s: float) -> Chart:
+    bands = [
+        (fault.at_s, fault.at_s + (fault.lasted_s or 0.0), f"{fault.kind} {', '.join(fault.targets)}")
+        for fault in summary.faults
+        if fault.at_s is not None
+    ]
+    return Chart(
+        title="Accuracy over time",
+        description="Test accuracy of each model version against the seconds since the run began.",
+        x_label="time since the run began",
+        points=[(p.at_s, p.accuracy, _explain(p)) for p in summary.accuracy],
+        x_ticks=time_ticks(end_s, 6),
+        x_format=lambda value: units.seconds(value).replace(" 00 s", ""),
+        x_high=end_s,
+        target=target_of(summary),
+        bands=bands,
+    )
+
+
+def accuracy_over_bytes(summary: Summary) -> Chart:
+    high = max((p.uplink_bytes for p in summary.accuracy), default=0)
+    return Chart(
+        title="Accuracy over uplink bytes",
+        description="Test accuracy of each model version against the bytes all devices had sent for it.",
+        x_label="chunk payload bytes received by the coordinator",
+        points=[(p.uplink_bytes, p.accuracy, _explain(p)) for p in summary.accuracy],
+        x_ticks=ticks(high, 5),
+        x_format=units.size,
+        x_high=high,
+        target=target_of(summary),
+    )
+
+
+def target_of(summary: Summary) -> float | None:
+    """The accuracy that was asked for, if any was."""
+    wanted = [
+        e.value for e in summary.expectations if e.metric in ("accuracy", "best_accuracy") and ">" in e.op
+    ]
+    return max(wanted, default=None)
+
+
+def _explain(point: CurvePoint) -> str:
+    sent = units.size(point.uplink_bytes)
+    return f"version {point.version}: {units.percent(point.accuracy)} after {units.seconds(point.at_s)}, {sent} sent"
+
+
+def draw(chart: Chart) -> Markup:
+    if not chart.points:
+        return tag("p", f"{chart.title}: no evaluation was recorded.", class_="empty")
+    x = Scale(0.0, chart.x_high or 1.0, _LEFT, WIDTH - _RIGHT)
+    y = Scale(0.0, 1.0, HEIGHT - _BOTTOM, _TOP)
+    figure = tag(
+        "svg",
+        tag("title", chart.title),
+        tag("desc", chart.description),
+        _bands(chart, x),
+        _grid(chart, x, y),
+        _target(chart, y),
+        _line(chart, x, y),
+        viewBox=f"0 0 {WIDTH} {HEIGHT}",
+        role="img",
+        aria_label=f"{chart.title}. {chart.description}",
+        class_="chart",
+    )
+    return tag("figure", tag("figcaption", chart.title), figure)
+
+
+def _bands(chart: Chart, x: Scale) -> list[Markup]:
+    """At least two units wide: a fault that was over at once has to be seen too."""
+    height = HEIGHT - _TOP - _BOTTOM
+    return [
+        tag(
+            "rect",
+            tag("title", why),
+            x=x(a),
+            y=_TOP,
+            width=max(2.0, x(b) - x(a)),
+            height=height,
+            class_="band",
+        )
+        for a, b, why in chart.bands
+    ]
+
+
+def _grid(chart: Chart, x: Scale, y: Scale) -> list[Markup]:
+    lines = []
+    for percent in (0, 25, 50, 75, 100):
+        at = y(percent / 100)
+        lines.append(tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=at, y2=at, class_="grid"))
+        lines.append(tag("text", f"{percent} %", x=_LEFT - 8, y=at + 4, class_="tick end"))
+    for value in chart.x_ticks:
+        at = x(value)
+        lines.append(tag("line", x1=at, x2=at, y1=HEIGHT - _BOTTOM, y2=HEIGHT - _BOTTOM + 4, class_="axis"))
+        lines.append(tag("text", chart.x_format(value), x=at, y=HEIGHT - _BOTTOM + 17, class_="tick middle"))
+    middle = (_LEFT + WIDTH - _RIGHT) / 2
+    lines.append(tag("text", chart.x_label, x=middle, y=HEIGHT - 5, class_="label middle"))
+    return lines
+
+
+def _target(chart: Chart, y: Scale) -> list[Markup]:
+    if chart.target is None:
+        return []
+    at = y(chart.target)
+    return [
+        tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=at, y2=at, class_="target"),
+        tag(
+            "text",
+            f"expected {units.percent(chart.target, 0)}",
+            x=_LEFT + 6,
+            y=at - 5,
+            class_="tick target-text",
+        ),
+    ]
+
+
+def _line(chart: Chart, x: Scale, y: Scale) -> list[Markup]:
+    places = [(x(at), y(value)) for at, value, _ in chart.points]
+    path = " ".join(f"{px:.1f},{py:.1f}" for px, py in places)
+    base = HEIGHT - _BOTTOM
+    area = f"{places[0][0]:.1f},{base} {path} {places[-1][0]:.1f},{base}"
+    dots = [
+        tag("circle", tag("title", why), cx=px, cy=py, r=3.5, class_="dot")
+        for (px, py), (_, _, why) in zip(places, chart.points, strict=True)
+    ]
+    return [tag("polygon", points=area, class_="area"), tag("polyline", points=path, class_="curve"), *dots]

@@ -1,0 +1,163 @@
+"""Judge a run: one small function per metric, expectations held against them, and the verdict.
+
+interrupted   somebody stopped it
+invalid       the emulation was not what it claimed, so no figure says anything about the fleet
+fail          it did not finish, an expectation was not held or could not be judged, or a check failed
+pass          everything else
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Literal
+
+from msgspec import Struct
+
+from history import accounts, emulation
+from history.checks import CheckResult
+from history.record import Record
+from topology.plan import Expectation
+
+Verdict = Literal["pass", "fail", "invalid", "interrupted"]
+EXIT_CODES: dict[Verdict, int] = {"pass": 0, "fail": 1, "invalid": 1, "interrupted": 4}
+
+Metric = Callable[[Record], float | None]
+METRICS: dict[str, Metric] = {}
+
+_OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+def metric(function: Metric) -> Metric:
+    """Register a metric under its own name. It answers None when the history does not tell."""
+    METRICS[function.__name__] = function
+    return function
+
+
+@metric
+def accuracy(record: Record) -> float | None:
+    return record.final.accuracy if record.final else None
+
+
+@metric
+def best_accuracy(record: Record) -> float | None:
+    return max((e.accuracy for e in record.evaluations), default=None)
+
+
+@metric
+def rounds(record: Record) -> float | None:
+    return float(len(record.closed_rounds)) if "coordinator" in record.producers else None
+
+
+@metric
+def updates_lost(record: Record) -> float | None:
+    found = accounts.lost(record)
+    return None if found is None else float(len(found))
+
+
+@metric
+def updates_duplicated(record: Record) -> float | None:
+    if "coordinator" not in record.producers:
+        return None
+    return float(len(accounts.duplicated(record)))
+
+
+@metric
+def uplink_ratio(record: Record) -> float | None:
+    return accounts.uplink_ratio(record)
+
+
+@metric
+def uplink_bytes(record: Record) -> float | None:
+    return float(accounts.uplink_bytes(record)) if record.received else None
+
+
+@metric
+def wall_s(record: Record) -> float | None:
+    """A run that did not finish has no duration that could be too long or short enough."""
+    return accounts.wall_s(record) if record.run_finished_at is not None else None
+
+
+@metric
+def lapses(record: Record) -> float | None:
+    return float(len(record.lapses)) if record.event_count else None
+
+
+@metric
+def faults_applied(record: Record) -> float | None:
+    if not record.event_count:
+        return None
+    return float(sum(f.applied_at is not None and f.verified is True for f in record.faults.values()))
+
+
+class Judged(Struct, frozen=True, kw_only=True):
+    """An expectation and what was seen of it; `held` is None when it could not be judged."""
+
+    metric: str
+    op: str
+    value: float
+    observed: float | None
+    held: bool | None
+
+
+def judge(record: Record, expectation: Expectation) -> Judged:
+    measure = METRICS.get(expectation.metric)
+    observed = measure(record) if measure else None
+    held = None if observed is None else _OPERATORS[expectation.op](observed, expectation.value)
+    return Judged(
+        metric=expectation.metric, op=expectation.op, value=expectation.value, observed=observed, held=held
+    )
+
+
+class Decision(Struct, frozen=True, kw_only=True):
+    verdict: Verdict
+    reasons: tuple[str, ...]
+
+
+def decide(record: Record, judged: list[Judged], checks: list[CheckResult], interrupted: bool) -> Decision:
+    """The verdict, and everything that speaks against a better one."""
+    stopped = interrupted or bool(record.interrupted_by)
+    untrue = emulation.problems(record)
+    against = _unfinished(record) + _not_held(judged) + _failed(checks)
+    reasons = [f"interrupted by {record.interrupted_by or 'the operator'}"] if stopped else []
+    verdict: Verdict = "interrupted" if stopped else "invalid" if untrue else "fail" if against else "pass"
+    return Decision(verdict=verdict, reasons=tuple(reasons + untrue + against))
+
+
+def _unfinished(record: Record) -> list[str]:
+    if not record.event_count:
+        return ["there is no history"]
+    if record.finish_reason == "failed":
+        return ["the coordinator gave up: " + (_last_failure(record) or "no reason recorded")]
+    if record.run_finished_at is not None:
+        return []
+    after = f" ({record.down_reason})" if record.down_reason not in ("", "finished") else ""
+    what = "the run did not finish" if record.run_started_at is not None else "the run never started"
+    return [what + after]
+
+
+def _last_failure(record: Record) -> str:
+    return next((lapse.detail for lapse in reversed(record.lapses) if lapse.what == "run_failed"), "")
+
+
+def _not_held(judged: list[Judged]) -> list[str]:
+    found = []
+    for item in judged:
+        wanted = f"{item.metric} {item.op} {item.value:g}"
+        if item.held is None:
+            found.append(f"{wanted} could not be judged: the history does not tell")
+        elif not item.held:
+            found.append(f"{wanted} was not held: {item.observed:.6g}")
+    return found
+
+
+def _failed(checks: list[CheckResult]) -> list[str]:
+    # The emulation's own check says what `invalid` says already, with the same words.
+    failed = [check for check in checks if check.outcome == "fail" and check.name != "emulation_held"]
+    return [f"check {check.name}: {check.detail}" for check in failed]

@@ -43,9 +43,9 @@ built_base_tag() {
 base_sources() {
     local signed_by="" found mirror
     [[ ! -f $DEBIAN_KEYRING ]] || signed_by="[signed-by=$DEBIAN_KEYRING] "
-    found=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT) $(CREATED_BY)' 2>/dev/null |
+    found=$(apt_sources |
         awk -v suite="$BASE_SUITE" -v by="$signed_by" \
-            '$4 == "Packages" && $3 == "main" && ($2 == suite || $2 == suite "-updates" || $2 == suite "-security") \
+            '$3 == "main" && ($2 == suite || $2 == suite "-updates" || $2 == suite "-security") \
              && !seen[$1 $2]++ { print "deb " by $1 " " $2 " main" }')
     if [[ -z $found ]]; then
         mirror=$(debian_mirror)
@@ -60,17 +60,24 @@ base_sources() {
 # could not cache it, and compiling at every start is slow under a throttled CPU. usr-is-merged with its hook stands
 # in for usrmerge, which would bring 50 MB of Perl.
 mmdebstrap_base() {
-    local options=() exclude
+    local options=() exclude setting
+    # shellcheck disable=SC2016  # $1 is the hook's own: the folder of the new system
+    local hooks=(
+        --customize-hook='rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*.bin "$1"/var/cache/debconf/*-old'
+        --customize-hook='rm -rf "$1"/var/log/* "$1"/etc/apt/apt.conf.d/99mmdebstrap'
+        --customize-hook='rm -rf "$1"/usr/lib/python3*/lib2to3 "$1"/usr/lib/python3*/pydoc_data'
+    )
     for exclude in "${BASE_EXCLUDES[@]}"; do
         options+=("--dpkgopt=path-exclude=$exclude")
     done
+    # mmdebstrap reads none of this machine's apt.conf; a hook takes the settings out of the image again.
+    while read -r setting; do
+        options+=("--aptopt=$setting")
+    done < <(apt_network_settings)
     base_sources | mmdebstrap --variant=minbase --include=python3,usr-is-merged \
         --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
         --aptopt='Acquire::Retries "3"' --aptopt='Acquire::Languages "none"' \
-        --customize-hook='rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*.bin "$1"/var/cache/debconf/*-old \
-            "$1"/var/log/* "$1"/etc/apt/apt.conf.d/99mmdebstrap' \
-        --customize-hook='rm -rf "$1"/usr/lib/python3*/lib2to3 "$1"/usr/lib/python3*/pydoc_data' \
-        "${options[@]}" "$BASE_SUITE" "$1" -
+        "${hooks[@]}" "${options[@]}" "$BASE_SUITE" "$1" -
 }
 
 build_base() {

@@ -25,7 +25,9 @@ def run_bounded(bound_s: float, command: list[str]) -> int:
     try:
         code = process.wait(timeout=bound_s)
     except subprocess.TimeoutExpired:
-        print(f"bounded: not finished after {bound_s:.0f} s: {' '.join(command)}", file=sys.stderr, flush=True)
+        print(
+            f"bounded: not finished after {bound_s:.0f} s: {' '.join(command)}", file=sys.stderr, flush=True
+        )
         _end(process)
         return EXIT_TIMEOUT
     return code if code >= 0 else 128 - code

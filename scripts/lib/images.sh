@@ -35,12 +35,9 @@ write_ca_bundle() {
 # apt's proxy and date checks, unless the proxy is this machine's loopback, which a build cannot reach.
 write_apt_settings() {
     rm -f "$BUILD_SETTINGS/apt.conf"
-    have apt-config || return 0
     (
         umask 077
-        apt-config dump 2>/dev/null |
-            grep -iE '^Acquire::(https?::Proxy|Check-(Valid-Until|Date)) ' |
-            grep -vE 'localhost|127\.0\.0\.|\[::1\]' >"$BUILD_SETTINGS/apt.conf" || true
+        apt_network_settings | grep -vE 'localhost|127\.0\.0\.|\[::1\]' >"$BUILD_SETTINGS/apt.conf" || true
     )
     [[ -s $BUILD_SETTINGS/apt.conf ]] || rm -f "$BUILD_SETTINGS/apt.conf"
 }

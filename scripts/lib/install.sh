@@ -7,6 +7,7 @@ PLUGIN_DIR="${EDGERIG_PLUGIN_DIR:-/usr/libexec/docker/cli-plugins}"
 # The first Debian release whose archive has compose v2 and buildx.
 PLUGIN_SUITE=trixie
 
+# shellcheck disable=SC1091
 os_release() { (. "$EDGERIG_SYSROOT/etc/os-release" && printf '%s' "${!1:-}") 2>/dev/null || true; }
 
 is_debian_family() {
@@ -83,11 +84,21 @@ plugin_package() {
     done
 }
 
-# The Debian mirror in this machine's own apt sources, so that no host needs a name here.
-debian_mirror() {
-    apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT) $(CREATED_BY)' 2>/dev/null |
-        awk '$2 !~ /[-\/]/ && $3 == "main" && $4 == "Packages" { print $1; exit }'
+# apt_sources: "URI suite component" of every binary package source of this machine, as apt itself reads them.
+apt_sources() {
+    # shellcheck disable=SC2016  # apt's own variables
+    apt-get indextargets --format '$(CREATED_BY) $(REPO_URI) $(RELEASE) $(COMPONENT)' 2>/dev/null |
+        sed -n 's/^Packages //p'
 }
+
+# How this machine's apt reaches its sources: proxies, and date checks for frozen mirrors.
+apt_network_settings() {
+    have apt-config || return 0
+    apt-config dump 2>/dev/null | grep -iE '^Acquire::(https?::Proxy|Check-(Valid-Until|Date)) ' || true
+}
+
+# The Debian mirror in this machine's own apt sources, so that no host needs a name here.
+debian_mirror() { apt_sources | awk '$2 !~ /[-\/]/ && $3 == "main" && !found { print $1; found = 1 }'; }
 
 # Downloads the two .debs through a temporary apt configuration and takes their binaries only: the machine's
 # own sources, lists and package database stay as they are.
@@ -120,18 +131,21 @@ ensure_plugins() {
     if have_compose && have_buildx; then
         return 0
     fi
-    local started_ms compose buildx
+    local started_ms compose=present buildx=present missing=()
     started_ms=$(now_ms)
     may_install || say_what_to_install "the compose plugin v2 and buildx"
     apt_refresh_once
-    compose=$(plugin_package compose) buildx=$(plugin_package buildx)
+    if ! have_compose; then compose=$(plugin_package compose) && missing+=("$compose"); fi
+    if ! have_buildx; then buildx=$(plugin_package buildx) && missing+=("$buildx"); fi
     if [[ -n $compose && -n $buildx ]]; then
-        apt_install "$compose" "$buildx"
+        apt_install "${missing[@]}"
     else
         say "this release has no compose v2: taking compose and buildx from Debian $PLUGIN_SUITE's packages"
         unpack_plugins_from_trixie
     fi
-    have_compose && have_buildx || say_what_to_install "the compose plugin v2 or buildx (installed, but docker does not find it)"
+    if ! have_compose || ! have_buildx; then
+        say_what_to_install "the compose plugin v2 or buildx (installed, but docker does not find it)"
+    fi
     say "compose and buildx are there after $(seconds_since "$started_ms")"
 }
 

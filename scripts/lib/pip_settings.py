@@ -12,7 +12,16 @@ import sys
 from pathlib import Path
 
 # What decides where packages come from; everything else in a pip.conf is taste.
-KEYS = ("index-url", "extra-index-url", "find-links", "trusted-host", "proxy", "timeout", "retries", "no-index")
+KEYS = (
+    "index-url",
+    "extra-index-url",
+    "find-links",
+    "trusted-host",
+    "proxy",
+    "timeout",
+    "retries",
+    "no-index",
+)
 LOCAL = ("file:", "/", ".", "~")
 
 

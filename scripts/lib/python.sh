@@ -70,7 +70,7 @@ ensure_venv() {
     fi
     say "installing edgerig[host,dev] in the versions of requirements.lock into .venv"
     quietly timeout_or_not "$PIP_WAIT_S" "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
-        --constraint "$EDGERIG_REPO/requirements.lock" --editable "$EDGERIG_REPO[host,dev]" ||
+        --constraint "$EDGERIG_REPO/requirements.lock" --editable "${EDGERIG_REPO}[host,dev]" ||
         fail_environment "pip could not install the packages; see above." \
             "Check this machine's network and pip settings (pip config list) and run this again."
     venv_inputs >"$VENV_STAMP"

@@ -73,7 +73,7 @@ def compile_topology(
         name=topology.name,
         seed=topology.seed,
         runtime=runtime,
-        topology_sha256=sha256 or hashlib.sha256(topology.model_dump_json().encode()).hexdigest(),
+        topology_sha256=sha256 or hashlib.sha256(repr(topology).encode()).hexdigest(),
         devices=devices,
         data=_data(topology),
         model=topology.model,

@@ -40,12 +40,15 @@ class LinkEnds:
     address: str
     queue: int
     seed: str
+    device_boot: str
+    broker_boot: str
     device_ns: Netns
     device_interface: str
     host: Netns
     host_interface: str
     broker_ns: Netns
     broker_interface: str
+    broker_address: str
 
 
 @dataclass(frozen=True)

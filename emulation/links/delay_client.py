@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 
 from emulation.links.delay_line import LineShape
-from emulation.links.delay_process import CONTROL_BYTES
 
 ANSWER_WAIT_S = 10.0  # it answers within a millisecond; a machine that swaps may need longer
 STOP_WAIT_S = 3.0
+CONTROL_BYTES = 196_608  # one command; the answer to `stats` of 400 lines is about 80 kB
 
 
 class DelayProcessError(RuntimeError):

@@ -27,10 +27,10 @@ from typing import Any
 import msgspec
 
 from emulation.links import nfnetlink
+from emulation.links.delay_client import CONTROL_BYTES
 from emulation.links.delay_line import DelayLine, LineShape
 
 READS_PER_TURN = 128  # per queue and turn, so that one flooded queue cannot starve the others
-CONTROL_BYTES = 196_608  # one command; the answer to `stats` of 400 lines is about 80 kB
 PR_SET_TIMERSLACK = 29
 CLOCK_MONOTONIC, TFD_NONBLOCK, TFD_CLOEXEC, TFD_TIMER_ABSTIME = 1, 0o4000, 0o2000000, 1
 

@@ -7,10 +7,11 @@ netem orphans the packets it delays, so unlike a queue on OUTPUT it does not tri
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from emulation.commands import CommandError
-from emulation.links.base import Backend, Counters, Direction, LinkEnds, Probe, Readback
+from emulation.links.base import DIRECTIONS, Backend, Counters, LinkEnds, Probe, Readback
 from emulation.links.scratch import scratch_namespace
 from emulation.links.tbf import TbfState, limit_bytes, mismatch, qdiscs, take_rate, tbf_argv
 from emulation.netns import NamespaceError, Netns
@@ -77,9 +78,9 @@ class NetemBackend(Backend):
         """The kernel does it all."""
 
     def apply(self, ends: LinkEnds, link: Link) -> None:
-        ends.broker_ns.call(lambda: disable_offloads(ends.broker_interface))
+        ends.broker_ns.call(partial(disable_offloads, ends.broker_interface))
         for netns, interface, shape in _egresses(ends, link):
-            netns.call(lambda interface=interface: disable_offloads(interface))  # type: ignore[misc]
+            netns.call(partial(disable_offloads, interface))
             argvs = shape_argvs(interface, shape)
             if not argvs or _kind(qdiscs(netns, interface)) not in (None, argvs[0][argvs[0].index("1:") + 1]):
                 take_rate(netns, interface)  # another kind of root cannot be replaced under the same handle
@@ -98,9 +99,10 @@ class NetemBackend(Backend):
 
     def counters(self, ends: LinkEnds) -> Counters:
         counters = Counters()
-        ways: tuple[Direction, Direction] = ("up", "down")
         for way, (netns, interface) in zip(
-            ways, ((ends.device_ns, ends.device_interface), (ends.host, ends.host_interface)), strict=True
+            DIRECTIONS,
+            ((ends.device_ns, ends.device_interface), (ends.host, ends.host_interface)),
+            strict=True,
         ):
             for qdisc in qdiscs(netns, interface):
                 if (

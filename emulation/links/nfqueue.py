@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from emulation.commands import CommandError
 from emulation.links import nfnetlink
-from emulation.links.base import Backend, Counters, Direction, LinkEnds, Probe, Readback
+from emulation.links.base import DIRECTIONS, Backend, Counters, Direction, LinkEnds, Probe, Readback
 from emulation.links.delay_client import DelayClient, DelayProcessError
 from emulation.links.delay_line import LineShape
 from emulation.links.scratch import scratch_namespace
@@ -72,6 +72,7 @@ class _Side:
     netns: Netns
     interface: str
     source: str | None
+    boot: str
 
 
 class NfqueueBackend(Backend):
@@ -108,8 +109,8 @@ class NfqueueBackend(Backend):
         self._offloads(ends)
         put_rate(ends.device_ns, ends.device_interface, link.up)
         put_rate(ends.host, ends.host_interface, link.down)
-        for way, shape in (("up", link.up), ("down", link.down)):
-            self._put_delay(ends, self._side(ends, way), shape)  # type: ignore[arg-type]
+        for way in DIRECTIONS:
+            self._put_delay(ends, self._side(ends, way), getattr(link, way))
 
     def verify(self, ends: LinkEnds, link: Link) -> Readback:
         up = TbfState.of(qdiscs(ends.device_ns, ends.device_interface))
@@ -121,16 +122,16 @@ class NfqueueBackend(Backend):
         except DelayProcessError as error:
             lines = {}
             wrong.append(str(error))
-        for way, shape in (("up", link.up), ("down", link.down)):
-            side = self._side(ends, way)  # type: ignore[arg-type]
-            found, problems = self._verify_delay(ends, side, shape, lines)
+        for way in DIRECTIONS:
+            side = self._side(ends, way)
+            found, problems = self._verify_delay(ends, side, getattr(link, way), lines)
             values[f"{way}_delay"] = found
             wrong += [f"{way}: {problem}" for problem in problems]
         for where, netns, name in (
             ("device", ends.device_ns, ends.device_interface),
             ("host end", ends.host, ends.host_interface),
         ):
-            on = netns.call(lambda name=name: offloads_on(name))
+            on = netns.call(partial(offloads_on, name))
             if on:
                 wrong.append(f"{where}: {', '.join(on)} on")
         return Readback(values, tuple(text for text in wrong if text))
@@ -138,8 +139,7 @@ class NfqueueBackend(Backend):
     def counters(self, ends: LinkEnds) -> Counters:
         lines = self.delays.stats()
         found = Counters()
-        ways: tuple[Direction, Direction] = ("up", "down")
-        for way in ways:
+        for way in DIRECTIONS:
             side = self._side(ends, way)
             state = lines.get(side.line)
             if state is None:
@@ -152,8 +152,8 @@ class NfqueueBackend(Backend):
 
     def clear(self, ends: LinkEnds) -> None:
         """Delay first, then rate; a namespace that is gone took its part with it."""
-        for way in ("up", "down"):
-            side = self._side(ends, way)  # type: ignore[arg-type]
+        for way in DIRECTIONS:
+            side = self._side(ends, way)
             try:
                 self._take_delay(ends, side)
             except NamespaceError:
@@ -188,8 +188,9 @@ class NfqueueBackend(Backend):
 
     def _side(self, ends: LinkEnds, way: Direction) -> _Side:
         if way == "up":
-            return _Side(f"{ends.device}/up", ends.broker_ns, ends.broker_interface, ends.address)
-        return _Side(f"{ends.device}/down", ends.device_ns, ends.device_interface, None)
+            boot = f"{ends.device_boot} {ends.broker_boot}"
+            return _Side(f"{ends.device}/up", ends.broker_ns, ends.broker_interface, ends.address, boot)
+        return _Side(f"{ends.device}/down", ends.device_ns, ends.device_interface, None, ends.device_boot)
 
     @staticmethod
     def _offloads(ends: LinkEnds) -> None:
@@ -198,14 +199,14 @@ class NfqueueBackend(Backend):
             (ends.host, ends.host_interface),
             (ends.broker_ns, ends.broker_interface),
         ):
-            netns.call(lambda interface=interface: disable_offloads(interface))  # type: ignore[misc]
+            netns.call(partial(disable_offloads, interface))
 
     def _put_delay(self, ends: LinkEnds, side: _Side, shape: Shape) -> None:
         wanted = line_shape(shape)
         if wanted == LineShape():
             self._take_delay(ends, side)
             return
-        if self._applied.get(side.line) == (side.netns.inode, ends.seed):
+        if self._applied.get(side.line) == side.boot:
             self.delays.change(side.line, wanted)
         else:
             self._forget(side.line)
@@ -214,7 +215,7 @@ class NfqueueBackend(Backend):
                 self.delays.bind(side.line, handle, ends.queue, wanted, f"{ends.seed}/{side.line}")
             finally:
                 handle.close()
-            self._applied[side.line] = (side.netns.inode, ends.seed)
+            self._applied[side.line] = side.boot
         wanted_rule = rule(side.interface, ends.queue, comment(ends), side.source)
         if not self._has_rule(side.netns, wanted_rule):
             side.netns.run(self.program, "-w", "5", "-I", *wanted_rule)

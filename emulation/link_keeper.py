@@ -1,0 +1,195 @@
+"""Links of the run: put in force, read back, measured, watched, cleared; every step goes into the history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from emulation.commands import CommandError
+from emulation.fleet import BROKER, Node
+from emulation.links.base import DIRECTIONS, Backend, Direction, LinkEnds
+from emulation.links.delay_client import DelayProcessError
+from emulation.links.nfnetlink import QueueError
+from emulation.measure import LinkMeasurer, Verified
+from emulation.netns import NamespaceError, Netns, interface_by_index, interface_with, read_sysctl
+from emulation.undo import UndoFile
+from history.writer import HistoryWriter
+from topology.plan import DevicePlan, Link, Plan
+
+# What goes wrong when a container ends while its link is worked on; its next boot starts afresh.
+VANISHED = (NamespaceError, CommandError, LookupError, QueueError, OSError)
+CONGESTION = "net.ipv4.tcp_congestion_control"
+
+
+class LinkKeeper:
+    """Not safe for two threads at once: hostd gives all its work to one."""
+
+    def __init__(self, plan: Plan, backend: Backend, history: HistoryWriter, undo: UndoFile) -> None:
+        self._plan, self._backend, self._history, self._undo = plan, backend, history, undo
+        self._host = Netns.own()
+        self._queues = {device.name: index + 1 for index, device in enumerate(plan.devices)}
+        self._ends: dict[str, LinkEnds] = {}
+        self._links: dict[str, Link] = {device.name: device.link for device in plan.devices}
+        self._undo_numbers: dict[str, int] = {}
+        self._measurer = LinkMeasurer(self._measured_counters)
+        self._lapsed: set[tuple[str, str]] = set()
+
+    @property
+    def in_force(self) -> list[str]:
+        return list(self._ends)
+
+    def link(self, device: str) -> Link:
+        """What the device's link is to be at the moment (a fault may have changed it)."""
+        return self._links[device]
+
+    def apply(self, device: DevicePlan, node: Node, broker: Node) -> None:
+        """Put the device's link in force for these boots and read it back. Raises one of VANISHED."""
+        ends = self._find(device, node, broker)
+        fields = {"device": device.name, "host_interface": ends.host_interface, "boot": node.token}
+        old = self._undo_numbers.pop(device.name, None)
+        self._undo_numbers[device.name] = self._undo.begin("link", fields)
+        if old is not None:
+            self._undo.done(old)
+        link = self._links[device.name]
+        self._backend.apply(ends, link)
+        self._ends[device.name] = ends
+        readback = self._backend.verify(ends, link)
+        self._history.append(
+            "link_applied",
+            device=device.name,
+            boot=node.token,
+            backend=self._backend.name,
+            requested={"up": link.up, "down": link.down},
+            readback=readback.values,
+            mismatches=list(readback.mismatches),
+            congestion=read_sysctl(ends.device_ns, CONGESTION),
+        )
+        self._lapses(device.name, "link_readback", readback.mismatches)
+        self._check_congestion(device.name, ends)
+
+    def change(self, device: str, link: Link) -> None:
+        """Another shape on a live link (a fault, or its heal)."""
+        self._links[device] = link
+        if device in self._ends:
+            self._backend.apply(self._ends[device], link)
+            self._lapses(device, "link_readback", self._backend.verify(self._ends[device], link).mismatches)
+
+    def measure(
+        self, devices: Iterable[str], *, ways: Iterable[Direction] = DIRECTIONS, rates: bool = True
+    ) -> dict[str, dict[Direction, Verified]]:
+        """Measure these links together and record each one; out of tolerance is a lapse, the run goes on."""
+        links = [(self._ends[name], self._links[name]) for name in devices if name in self._ends]
+        found = self._measurer.measure(links, self._plan.tolerance, ways=ways, rates=rates)
+        for name, directions in found.items():
+            ok = all(verified.ok for verified in directions.values())
+            self._history.append(
+                "link_verified",
+                device=name,
+                boot=self._ends[name].device_boot,
+                directions={way: verified.record() for way, verified in directions.items()},
+                ok=ok,
+            )
+            for way, verified in directions.items():
+                for problem in verified.problems:
+                    self._lapse("link_out_of_tolerance", name, f"{way}: {problem}", verified)
+        return found
+
+    def check(self, device: str) -> bool:
+        """Read one link back while the run goes on; what is not in force any more is a lapse, and put back."""
+        ends, link = self._ends[device], self._links[device]
+        readback = self._backend.verify(ends, link)
+        if not readback.mismatches:
+            return True
+        self._lapses(device, "link_lost", readback.mismatches)
+        self._backend.start()  # the delay process may be what is gone
+        self._backend.apply(ends, link)
+        return False
+
+    def sample(self, device: str) -> None:
+        """Counters of one link into the history. `dropped`: by the loss asked for; overflow is a lapse."""
+        counters = self._backend.counters(self._ends[device])
+        self._history.append(
+            "link_sample",
+            device=device,
+            up_packets=counters.packets.get("up", 0),
+            down_packets=counters.packets.get("down", 0),
+            dropped=sum(counters.dropped.values()),
+            late_s_max=round(max(counters.late_s_max.values(), default=0.0), 6),
+        )
+        overflowed = sum(counters.overflowed.values())
+        if overflowed and (device, "overflow") not in self._lapsed:
+            self._lapsed.add((device, "overflow"))
+            self._lapse(
+                "queue_overflow", device, f"{overflowed} packets dropped: the delay queue was full", None
+            )
+
+    def died(self, node: Node) -> None:
+        """A container has ended: what of its links is left (in the broker's namespace, on the host) goes too."""
+        gone = list(self._ends) if node.name == BROKER else [node.name]
+        for name in gone:
+            self.clear(name)
+
+    def clear(self, device: str) -> None:
+        ends = self._ends.pop(device, None)
+        if ends is not None:
+            try:
+                self._backend.clear(ends)
+            except (*VANISHED, DelayProcessError) as error:
+                self._history.append("lapse", what="clear_failed", node=device, detail=str(error)[:300])
+        number = self._undo_numbers.pop(device, None)
+        if number is not None:
+            self._undo.done(number)
+
+    def clear_all(self) -> None:
+        for device in list(self._ends):
+            self.clear(device)
+
+    # --- parts ----------------------------------------------------------------------------------------------
+
+    def _find(self, device: DevicePlan, node: Node, broker: Node) -> LinkEnds:
+        device_ns, broker_ns = node.netns(), broker.netns()
+        mine = interface_with(device_ns, device.address)
+        network = self._plan.network
+        return LinkEnds(
+            device=device.name,
+            address=device.address,
+            queue=self._queues[device.name],
+            seed=str(self._plan.seed),
+            device_boot=node.token,
+            broker_boot=broker.token,
+            device_ns=device_ns,
+            device_interface=mine.name,
+            host=self._host,
+            host_interface=interface_by_index(self._host, mine.peer_index),
+            broker_ns=broker_ns,
+            broker_interface=interface_with(broker_ns, network.broker_address).name,
+            broker_address=network.broker_address,
+        )
+
+    def _check_congestion(self, device: str, ends: LinkEnds) -> None:
+        wanted = self._plan.network.congestion
+        for node, netns in ((device, ends.device_ns), (BROKER, ends.broker_ns)):
+            found = read_sysctl(netns, CONGESTION)
+            if wanted and found != wanted and (node, "congestion") not in self._lapsed:
+                self._lapsed.add((node, "congestion"))
+                self._history.append(
+                    "lapse", what="congestion", node=node, requested=wanted, effective=found, detail=""
+                )
+
+    def _measured_counters(self, ends: LinkEnds) -> dict[Direction, tuple[int, int]]:
+        counters = self._backend.counters(ends)
+        return {way: (count, counters.dropped.get(way, 0)) for way, count in counters.packets.items()}
+
+    def _lapses(self, device: str, what: str, texts: Iterable[str]) -> None:
+        for text in texts:
+            self._lapse(what, device, text, None)
+
+    def _lapse(self, what: str, node: str, detail: str, verified: Verified | None) -> None:
+        record = verified.record() if verified else {"requested": None, "effective": None}
+        self._history.append(
+            "lapse",
+            what=what,
+            node=node,
+            requested=record["requested"],
+            effective=record["effective"],
+            detail=detail,
+        )

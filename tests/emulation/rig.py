@@ -1,0 +1,68 @@
+"""A little network without Docker: a bridge in a namespace that plays the host, a broker and devices on veths."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from emulation.links.base import LinkEnds
+from emulation.netns import Netns, interface_by_index, interface_with
+
+SUBNET = "10.99.77"
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+
+@dataclass(frozen=True)
+class Rig:
+    host: Netns
+    broker: Netns
+    devices: tuple[Netns, ...]
+
+    def ends(self, index: int, seed: str = "7") -> LinkEnds:
+        address, broker_address = f"{SUBNET}.{10 + index}", f"{SUBNET}.2"
+        mine = interface_with(self.devices[index], address)
+        return LinkEnds(
+            device=f"d{index}",
+            address=address,
+            queue=index + 1,
+            seed=seed,
+            device_boot=f"{index}-1",
+            broker_boot="b-1",
+            device_ns=self.devices[index],
+            device_interface=mine.name,
+            host=self.host,
+            host_interface=interface_by_index(self.host, mine.peer_index),
+            broker_ns=self.broker,
+            broker_interface=interface_with(self.broker, broker_address).name,
+            broker_address=broker_address,
+        )
+
+
+@contextmanager
+def rig(devices: int) -> Iterator[Rig]:
+    """Namespaces `ert<pid>-*`; all are deleted at the end, and the veths with them."""
+    tag = f"ert{os.getpid()}"
+    names = [f"{tag}-h", f"{tag}-b", *(f"{tag}-d{i}" for i in range(devices))]
+    try:
+        for name in names:
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        host = names[0]
+        ip("-n", host, "link", "add", "br0", "type", "bridge")
+        ip("-n", host, "link", "set", "br0", "up")
+        for index, name in enumerate(names[1:]):
+            address = f"{SUBNET}.{2 if index == 0 else 9 + index}/24"
+            ip("-n", host, "link", "add", f"v{index}", "type", "veth", "peer", "name", "eth0", "netns", name)
+            ip("-n", host, "link", "set", f"v{index}", "master", "br0", "up")
+            ip("-n", name, "addr", "add", address, "dev", "eth0")
+            ip("-n", name, "link", "set", "eth0", "up")
+        yield Rig(Netns.named(names[0]), Netns.named(names[1]), tuple(Netns.named(n) for n in names[2:]))
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)

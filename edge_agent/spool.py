@@ -1,0 +1,450 @@
+"""What a device keeps on its disk: unsettled updates, the residual, the version held. Old state or new, never between.
+
+One small file, the *ledger*, names every other file that counts. A change writes its new files, makes them durable,
+replaces the ledger, makes that durable, and only then removes what no ledger names. So a kill at any instruction
+leaves the old state or the new one, and payload and residual of an update change hands in the same instant: content
+is in the residual or in a payload, never in both and never in neither.
+
+    ledger              msgpack: the run, the items, the names of the files below
+    residual-<g>.f32    little-endian float32[n]
+    update-<g>.bin      payload of an update, kept until its outcome: decoding it gives back what was sent
+    model-<g>.bin       bit patterns of the version held
+    graph-<g>.bin       the training artifact
+
+Disk use is bounded: four payloads, and two each of residual, model and graph while one replaces the other. Memory:
+the residual is read and written in blocks; only encoding holds one float32 vector, the caller's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from edge_agent.disk import BLOCK_BYTES, Disk
+from edge_agent.errors import AgentError
+from edge_agent.limits import PENDING_MAX, Limits
+from edge_agent.state import Item, Phase, Restored
+from wire.codecs.arrays import require_finite
+from wire.codecs.chain import Chain, decode
+from wire.codecs.decoded import Decoded
+from wire.codecs.errors import CodecError
+from wire.codecs.feedback import MAGNITUDE_MAX
+from wire.codecs.model import WIDTHS
+from wire.messages import Report
+
+LEDGER = "ledger"
+LEDGER_SCHEMA = 1
+LEDGER_BYTES_MAX = 1 << 20  # four items with their reports are 3 kB
+KINDS = ("residual-", "update-", "model-", "graph-")
+LIMITS = Limits()
+FLOATS = BLOCK_BYTES // 4
+
+Float32 = NDArray[np.float32]
+
+
+class SpoolError(RuntimeError):
+    """Nothing was changed. The message names the file system's reason."""
+
+
+class DiskBroken(AgentError):
+    """What is on the disk is not known any more: the process must end and start again from what it finds."""
+
+
+class KeptItem(Struct, frozen=True, kw_only=True):
+    task: str
+    sha256: str
+    bytes: int
+    file: str
+    n: int
+    report: Report
+    acked: bool = False
+
+
+class Residual(Struct, frozen=True, kw_only=True):
+    file: str
+    n: int
+    crc32: int
+    norm: float
+
+
+class HeldModel(Struct, frozen=True, kw_only=True):
+    file: str
+    version: int
+    sha256: str
+    n: int
+    dtype: Literal["fp16", "none"]
+
+
+class HeldGraph(Struct, frozen=True, kw_only=True):
+    file: str
+    sha256: str
+
+
+class Ledger(Struct, frozen=True, kw_only=True):
+    run: str
+    schema: int = LEDGER_SCHEMA
+    generation: int = 0  # of the last file that was named
+    items: tuple[KeptItem, ...] = ()
+    residual: Residual | None = None
+    model: HeldModel | None = None
+    graph: HeldGraph | None = None
+
+
+class Prepared(Struct, frozen=True, kw_only=True):
+    """An encoded update whose files are written and named by no ledger yet."""
+
+    item: KeptItem
+    residual: Residual
+
+
+class Spool:
+    """Calls may come from the worker and from the main loop. Who may change the residual when is the core's matter."""
+
+    def __init__(self, disk: Disk, run: str) -> None:
+        self._disk = disk
+        self._lock = threading.RLock()
+        self._prepared: dict[str, Prepared] = {}
+        self.problems: list[str] = []  # what was found damaged at the start, for the log
+        self._ledger = self._open(run)
+        self._generation = max([self._ledger.generation, *map(_generation, disk.names())])
+        self._sweep()
+
+    # --- start -----------------------------------------------------------------------------------------------
+
+    def _open(self, run: str) -> Ledger:
+        try:
+            ledger = msgspec.msgpack.decode(self._disk.read(LEDGER, LEDGER_BYTES_MAX), type=Ledger)
+        except FileNotFoundError:
+            return Ledger(run=run)
+        except (OSError, msgspec.MsgspecError) as error:
+            self.problems.append(f"the ledger cannot be read and is started anew: {error}")
+            return Ledger(run=run)
+        if ledger.run != run or ledger.schema != LEDGER_SCHEMA:
+            self.problems.append(f"the state is of run {ledger.run!r}, this is {run!r}: started anew")
+            return Ledger(run=run)
+        return self._checked(ledger)
+
+    def _checked(self, ledger: Ledger) -> Ledger:
+        """Leave out what does not match its checksum: a damaged disk costs an update, never the run."""
+        items = tuple(item for item in ledger.items if self._matches(item.file, item.sha256, "an update"))
+        model, graph, residual = ledger.model, ledger.graph, ledger.residual
+        if model is not None and not self._matches(model.file, model.sha256, "the held model"):
+            model = None
+        if graph is not None and not self._matches(graph.file, graph.sha256, "the graph"):
+            graph = None
+        if residual is not None and not self._residual_matches(residual):
+            residual = None
+        return msgspec.structs.replace(ledger, items=items, model=model, graph=graph, residual=residual)
+
+    def _matches(self, name: str, sha256: str, what: str) -> bool:
+        digest = hashlib.sha256()
+        return self._passes(name, digest.update, lambda: digest.hexdigest() == sha256, what)
+
+    def _residual_matches(self, residual: Residual) -> bool:
+        crc, size = 0, 0
+
+        def take(block: bytes) -> None:
+            nonlocal crc, size
+            crc, size = zlib.crc32(block, crc), size + len(block)
+
+        return self._passes(
+            residual.file, take, lambda: (crc, size) == (residual.crc32, 4 * residual.n), "the residual"
+        )
+
+    def _passes(self, name: str, take: Callable[[bytes], None], good: Callable[[], bool], what: str) -> bool:
+        try:
+            for block in self._disk.blocks(name):
+                take(block)
+        except OSError as error:
+            self.problems.append(f"{what} ({name}) cannot be read and is left out: {error}")
+            return False
+        if not good():
+            self.problems.append(f"{what} ({name}) is damaged and is left out")
+            return False
+        return True
+
+    def restored(self) -> Restored:
+        ledger = self._ledger
+        return Restored(
+            items=tuple(_restore_item(kept) for kept in ledger.items),
+            version=ledger.model.version if ledger.model else None,
+            version_sha256=ledger.model.sha256 if ledger.model else None,
+            graph_sha256=ledger.graph.sha256 if ledger.graph else None,
+        )
+
+    # --- the version held ------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> HeldModel | None:
+        return self._ledger.model
+
+    def patterns(self) -> NDArray[np.unsignedinteger]:
+        """Bit patterns of the version held, for training and as the base of a delta."""
+        model = self._ledger.model
+        if model is None:
+            raise SpoolError("no version is held")
+        try:
+            content = self._disk.read(model.file, model.n * WIDTHS[model.dtype])
+        except OSError as error:
+            raise SpoolError(f"cannot read the held model: {error}") from error
+        return np.frombuffer(content, np.dtype(f"<u{WIDTHS[model.dtype]}"))
+
+    def hold(
+        self, version: int, sha256: str, dtype: Literal["fp16", "none"], patterns: NDArray[np.generic]
+    ) -> None:
+        """Replace the version held. Raises SpoolError."""
+        with self._lock:
+            name = self._name("model-")
+            model = HeldModel(file=name, version=version, sha256=sha256, n=patterns.size, dtype=dtype)
+            self._write(name, iter([_bytes_of(patterns)]))
+            self._replace(msgspec.structs.replace(self._ledger, model=model))
+
+    def hold_graph(self, sha256: str, content: bytes) -> None:
+        with self._lock:
+            name = self._name("graph-")
+            self._write(name, iter([content]))
+            self._replace(msgspec.structs.replace(self._ledger, graph=HeldGraph(file=name, sha256=sha256)))
+
+    def graph(self) -> bytes:
+        if self._ledger.graph is None:
+            raise SpoolError("no graph is held")
+        try:
+            return self._disk.read(self._ledger.graph.file, LIMITS.graph_bytes_max)
+        except OSError as error:
+            raise SpoolError(f"cannot read the graph: {error}") from error
+
+    # --- updates ---------------------------------------------------------------------------------------------
+
+    def prepare(
+        self, task: str, delta: Float32, chain: Chain, seed: int, report: Callable[[float], Report]
+    ) -> Prepared:
+        """Encode delta + residual and write the files; nothing counts before `commit`.
+
+        `delta` is used up: afterwards it holds the next residual. `report` is made from that one's norm. Raises
+        SpoolError, and CodecError for a delta that is not finite.
+        """
+        require_finite(delta, MAGNITUDE_MAX)
+        self._add_residual(delta)
+        payload = chain.encode(delta, seed=seed)
+        sent = decode(payload, n=delta.size)
+        sent.take_out_of(delta)
+        with self._lock:
+            self.discard(task)
+            update, rest = self._name("update-"), self._name("residual-")
+        norm = Decoded(delta.size, None, delta).norm()
+        item = KeptItem(
+            task=task,
+            sha256=hashlib.sha256(payload).hexdigest(),
+            bytes=len(payload),
+            file=update,
+            n=delta.size,
+            report=report(norm),
+        )
+        prepared = Prepared(item=item, residual=self._write_residual(rest, delta.size, iter([delta]), norm))
+        try:
+            self._write(update, iter([payload]))
+        except SpoolError:
+            self._disk.remove(rest)
+            raise
+        self._prepared[task] = prepared
+        return prepared
+
+    def commit(self, task: str) -> None:
+        """Make a prepared update and its residual count, in one step. Raises SpoolError."""
+        with self._lock:
+            prepared, ledger = self._prepared[task], self._ledger
+            if len(ledger.items) >= PENDING_MAX:
+                raise SpoolError(f"{PENDING_MAX} updates wait for their outcome already")
+            items = (*ledger.items, prepared.item)
+            self._replace(msgspec.structs.replace(ledger, items=items, residual=prepared.residual))
+            del self._prepared[task]
+
+    def discard(self, task: str) -> None:
+        """Forget a prepared update; the residual is what it was before."""
+        with self._lock:
+            prepared = self._prepared.pop(task, None)
+            if prepared is not None:
+                self._disk.remove(prepared.item.file)
+                self._disk.remove(prepared.residual.file)
+
+    def payload(self, task: str) -> bytes:
+        kept = self._item(task)
+        try:
+            return self._disk.read(kept.file, kept.bytes)
+        except OSError as error:
+            raise SpoolError(f"cannot read the update of {task}: {error}") from error
+
+    def acked(self, task: str) -> None:
+        """Note that it need not be sent again."""
+        with self._lock:
+            kept = self._item(task)
+            items = tuple(
+                msgspec.structs.replace(item, acked=True) if item is kept else item
+                for item in self._ledger.items
+            )
+            self._replace(msgspec.structs.replace(self._ledger, items=items))
+
+    def settle(self, task: str, give_back: bool) -> float:
+        """Forget an update, its content added back to the residual or not. Returns the residual's norm."""
+        with self._lock:
+            kept, ledger = self._item(task), self._ledger
+            residual = self._given_back(kept) if give_back else ledger.residual
+            items = tuple(item for item in ledger.items if item is not kept)
+            self._replace(msgspec.structs.replace(ledger, items=items, residual=residual))
+            return residual.norm if residual else 0.0
+
+    def residual(self, n: int) -> Float32:
+        """A copy of the residual, zeros if there is none. For checks; the agent itself reads it in blocks."""
+        whole = np.zeros(n, np.float32)
+        self._add_residual(whole)
+        return whole
+
+    # --- parts -----------------------------------------------------------------------------------------------
+
+    def _item(self, task: str) -> KeptItem:
+        for item in self._ledger.items:
+            if item.task == task:
+                return item
+        raise SpoolError(f"no update of {task} is kept")
+
+    def _given_back(self, kept: KeptItem) -> Residual | None:
+        old = self._ledger.residual
+        if old is not None and old.n != kept.n:
+            return old  # of another model: there is nothing it could be added to
+        try:
+            sent = decode(self.payload(kept.task), n=kept.n)
+        except CodecError as error:
+            raise SpoolError(f"the kept update of {kept.task} is damaged: {error}") from error
+        squares = 0.0
+
+        def parts() -> Iterator[Float32]:
+            nonlocal squares
+            for start, block in self._residual_blocks(old, kept.n):
+                _add_part(sent, block, start)
+                squares += float(np.dot(block.astype(np.float64), block))
+                yield block
+
+        written = self._write_residual(self._name("residual-"), kept.n, parts(), 0.0)
+        return msgspec.structs.replace(written, norm=float(np.sqrt(squares)))
+
+    def _add_residual(self, vector: Float32) -> None:
+        old = self._ledger.residual
+        if old is None or old.n != vector.size:
+            return
+        for start, block in self._residual_blocks(old, old.n):
+            vector[start : start + block.size] += block
+
+    def _residual_blocks(self, old: Residual | None, n: int) -> Iterator[tuple[int, Float32]]:
+        if old is None:
+            for start in range(0, n, FLOATS):
+                yield start, np.zeros(min(FLOATS, n - start), np.float32)
+            return
+        start = 0
+        try:
+            for block in self._disk.blocks(old.file):
+                values = np.frombuffer(block, "<f4").astype(np.float32)
+                yield start, values
+                start += values.size
+        except OSError as error:
+            raise SpoolError(f"cannot read the residual: {error}") from error
+
+    def _write_residual(self, name: str, n: int, parts: Iterator[Float32], norm: float) -> Residual:
+        crc = 0
+
+        def content() -> Iterator[memoryview]:
+            nonlocal crc
+            for part in parts:
+                view = _bytes_of(part.astype("<f4", copy=False))
+                crc = zlib.crc32(view, crc)
+                yield view
+
+        self._write(name, content())
+        return Residual(file=name, n=n, crc32=crc, norm=norm)
+
+    def _name(self, kind: str) -> str:
+        with self._lock:
+            self._generation += 1
+            return f"{kind}{self._generation}.{'f32' if kind == 'residual-' else 'bin'}"
+
+    def _write(self, name: str, parts: Iterator[bytes | memoryview]) -> None:
+        try:
+            self._disk.write(name, parts)
+        except OSError as error:
+            raise SpoolError(f"cannot write {name}: {error}") from error
+
+    def _replace(self, ledger: Ledger) -> None:
+        """The one step that counts. What it names is durable before, and what it no longer names goes after."""
+        old = self._ledger
+        ledger = msgspec.structs.replace(ledger, generation=self._generation)
+        try:
+            self._disk.sync()
+            self._disk.write(LEDGER, [msgspec.msgpack.encode(ledger)])
+            self._disk.sync()
+        except OSError as error:
+            self._fall_back(old, set(_files(ledger)) - set(_files(old)))
+            raise SpoolError(f"cannot write the ledger: {error}") from error
+        self._ledger = ledger
+        for name in set(_files(old)) - set(_files(ledger)):
+            self._disk.remove(name)
+
+    def _fall_back(self, old: Ledger, fresh: set[str]) -> None:
+        """The new ledger may or may not be in place: put the old one back, or stop before the two disagree."""
+        try:
+            self._disk.write(LEDGER, [msgspec.msgpack.encode(old)])
+            self._disk.sync()
+        except OSError as error:
+            raise DiskBroken(f"neither the new nor the old ledger can be written: {error}") from error
+        for name in fresh - {n for p in self._prepared.values() for n in (p.item.file, p.residual.file)}:
+            self._disk.remove(name)
+
+    def _sweep(self) -> None:
+        """At the start, remove what the ledger does not name: the rest of whatever a kill interrupted."""
+        named = {LEDGER, *_files(self._ledger)}
+        for name in self._disk.names():
+            if name not in named and name.startswith((*KINDS, LEDGER)):
+                self._disk.remove(name)
+
+
+def _files(ledger: Ledger) -> Iterator[str]:
+    yield from (item.file for item in ledger.items)
+    for held in (ledger.residual, ledger.model, ledger.graph):
+        if held is not None:
+            yield held.file
+
+
+def _bytes_of(array: NDArray[Any]) -> memoryview:
+    """A view, not a copy."""
+    return np.ascontiguousarray(array).view(np.uint8).data
+
+
+def _generation(name: str) -> int:
+    number = name.partition("-")[2].partition(".")[0]
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 16 else 0
+
+
+def _restore_item(kept: KeptItem) -> Item:
+    return Item(
+        task=kept.task,
+        sha256=kept.sha256,
+        bytes=kept.bytes,
+        report=kept.report,
+        phase=Phase.ACKED if kept.acked else Phase.OFFERED,
+        was_acked=kept.acked,
+    )
+
+
+def _add_part(sent: Decoded, block: Float32, start: int) -> None:
+    """block += the part of the update that falls on [start, start + block.size)."""
+    if sent.positions is None:
+        block += sent.values[start : start + block.size]
+        return
+    first, last = np.searchsorted(sent.positions, (start, start + block.size))
+    block[sent.positions[first:last] - start] += sent.values[first:last]

@@ -121,7 +121,7 @@ def input_gradient(dy: Tensor, w: Tensor, g: Window) -> Tensor:
 # --- dw
 # -----------------------------------------------------------------------------------------------------------
 
-COLUMNS_MAX = 256  # rows of one im2col block: more would only cost memory, the product is as fast
+COLUMNS_MAX = 96  # rows of one im2col block: more would only cost memory, the product is as fast
 
 
 def weight_gradient(x: Tensor, dy: Tensor, g: Window) -> Tensor:

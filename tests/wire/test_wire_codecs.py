@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from wire.codecs import (
+    Chain,
     CodecError,
     CodecSpec,
     Limits,
@@ -24,7 +25,7 @@ from wire.codecs import (
     uplink_spec,
 )
 from wire.codecs.payload import HEADER
-from wire.codecs.quantize import QUANTIZERS
+from wire.codecs.quantize import QUANTIZERS, Options
 from wire.codecs.sparsify.top_k import top_k
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -36,6 +37,10 @@ SPECS = [
         SPARSE, ("none", "fp16", "int8"), ("none", "zstd"), (None, 7)
     )
 ]
+
+
+def options_of(chain: Chain) -> Options:
+    return Options(chain.spec, np.random.default_rng(0), chain.block, unbiased=not chain.feedback)
 
 
 def heavy_tailed(n: int, seed: int = 0) -> np.ndarray:
@@ -53,8 +58,7 @@ def test_round_trip_keeps_what_was_chosen_within_the_bound(
     decoded = decode(payload, n=vector.size)
     assert chain.encode(vector, seed=seed) == payload
     chosen = vector if decoded.positions is None else vector[decoded.positions]
-    block = chain._block if spec.quantize == "int8" else 0
-    bound = QUANTIZERS.named(spec.quantize).error_bound(chosen, block)
+    bound = QUANTIZERS.named(spec.quantize).error_bound(chosen, options_of(chain))
     assert np.all(np.abs(chosen.astype(np.float64) - decoded.values) <= bound)
     if decoded.positions is not None:
         assert np.all(np.diff(decoded.positions) > 0)
@@ -118,7 +122,7 @@ def test_stochastic_rounding_is_unbiased_and_never_off_by_a_step(block: int) -> 
     vector = heavy_tailed(2_000, seed=3)
     chain = make_chain(CodecSpec(quantize="int8", block=block))
     decoded = np.stack([decode(chain.encode(vector, seed=seed), n=2_000).values for seed in range(400)])
-    bound = QUANTIZERS.named("int8").error_bound(vector, block)
+    bound = QUANTIZERS.named("int8").error_bound(vector, options_of(chain))
     assert np.max(np.abs(decoded - vector)) <= bound
     # The error of one rounding has at most the deviation of half a step: 2,000 means of 400, five sigmas.
     assert np.max(np.abs(decoded.mean(axis=0) - vector)) < 5 * 0.5 * bound / 20

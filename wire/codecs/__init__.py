@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from wire.codecs.chain import LIMITS, Chain, Limits, decode, make_chain
+from wire.codecs.chain import Chain, make_chain
+from wire.codecs.decode import LIMITS, Limits, decode
 from wire.codecs.decoded import Decoded
 from wire.codecs.errors import REASONS, CodecError
 from wire.codecs.seeds import rounding_seed

@@ -19,7 +19,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from wire.codecs.arrays import BLOCK, Bytes, Float32, require_finite, vector_of
-from wire.codecs.chain import LIMITS, Chain, Limits, decode
+from wire.codecs.chain import Chain
+from wire.codecs.decode import LIMITS, Limits, decode
 from wire.codecs.decoded import Decoded
 from wire.codecs.errors import CodecError
 from wire.messages import OutcomeKind
@@ -79,6 +80,7 @@ class ErrorFeedback:
         *,
         seed: bytes | int,
         bypass: Sequence[slice] = (),
+        layers: Sequence[slice] = (),
     ) -> bytes:
         """Encode delta + residual for `task` and keep what the payload leaves out.
 
@@ -87,13 +89,17 @@ class ErrorFeedback:
         """
         if task in self._pending or len(self._pending) >= PENDING_MAX:
             raise RuntimeError(f"task {task!r} is pending already, or {PENDING_MAX} others are: settle first")
+        if not chain.feedback:
+            raise CodecError(
+                "spec", "a chain made without feedback scales for no bias: its error would never shrink"
+            )
         delta = vector_of(delta)
         if delta.shape != self._residual.shape:
             raise CodecError("n", f"a delta of {delta.size} elements, the residual has {self.n}")
         require_finite(delta, MAGNITUDE_MAX)
         self._residual += delta
         try:
-            payload = chain.encode(self._residual, seed=seed, bypass=bypass)
+            payload = chain.encode(self._residual, seed=seed, bypass=bypass, layers=layers)
             sent = decode(payload, n=self.n, limits=self._limits)
         except CodecError:
             self._residual -= delta

@@ -6,9 +6,9 @@ download and every chain of deltas end in the same bits; the model an agent trai
 patterns.
 
     object   16 bytes: magic "EM", format, kind, width, three zeros, n (u32), changed (u32), then streams
-    full     one stream per byte plane, least significant first
-    sparse   places of the changed elements, then their differences, one stream per byte plane
-    dense    the exclusive-or with the base, one stream per byte plane
+    full     the patterns
+    sparse   places of the changed elements, then their differences
+    dense    the exclusive-or with the base
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wire.codecs.arrays import Bytes, Float32, require_finite, to_fp16
-from wire.codecs.entropy import CHOICES, PACKINGS, PLACES, read_places, write_places
+from wire.codecs.entropy import PACKINGS, PLACES, read_places, write_places
 from wire.codecs.errors import CodecError
 from wire.codecs.payload import Reader, Writer
 
@@ -41,8 +41,8 @@ _FLOATS: dict[int, np.dtype[Any]] = {2: np.dtype("<f2"), 4: np.dtype("<f4")}
 # whole.
 SPARSE_SHARE_MAX = 0.25
 
-_packings = [PACKINGS.named(name) for name in CHOICES["zstd"][0]]
-_places = tuple(PLACES.named(name) for name in CHOICES["zstd"][1])
+_packings = [PACKINGS.named(name) for name in ("raw", "planes")]
+_places = (PLACES.named("binned"), PLACES.named("gaps"))
 
 
 def to_patterns(vector: NDArray[np.floating], dtype: Dtype = "fp16") -> Patterns:
@@ -67,9 +67,9 @@ def version_sha256(patterns: Patterns) -> str:
 
 
 def encode_full(patterns: Patterns) -> bytes:
-    """A version whole, byte planes apart: exponents compress, mantissas do not."""
+    """A version whole, its byte planes packed apart: exponents compress, mantissas do not."""
     writer = _begin(patterns, FULL, patterns.size)
-    _write_planes(writer, patterns)
+    _write_patterns(writer, patterns)
     return writer.bytes()
 
 
@@ -79,7 +79,7 @@ def decode_full(payload: Bytes, n: int, dtype: Dtype = "fp16") -> Patterns:
     kind, changed = _read_header(reader, n, WIDTHS[dtype])
     if kind != FULL or changed != n:
         raise CodecError("stage", f"kind {kind} where a whole version is due")
-    patterns = _read_planes(reader, n, WIDTHS[dtype])
+    patterns = _read_patterns(reader, n, WIDTHS[dtype])
     reader.end()
     return patterns
 
@@ -91,11 +91,11 @@ def encode_delta(base: Patterns, new: Patterns) -> bytes:
     changed = np.flatnonzero(base != new)
     if changed.size > SPARSE_SHARE_MAX * new.size:
         writer = _begin(new, DENSE, new.size)
-        _write_planes(writer, base ^ new)
+        _write_patterns(writer, base ^ new)
         return writer.bytes()
     writer = _begin(new, SPARSE, changed.size)
     write_places(writer, _places, changed, new.size)
-    _write_planes(writer, new[changed] - base[changed])
+    _write_patterns(writer, new[changed] - base[changed])
     return writer.bytes()
 
 
@@ -105,17 +105,16 @@ def apply_delta(base: Patterns, payload: Bytes) -> Patterns:
     kind, changed = _read_header(reader, base.size, base.itemsize)
     if kind == SPARSE:
         places = read_places(reader, changed, base.size)
-        differences = _read_planes(reader, changed, base.itemsize)
+        differences = _read_patterns(reader, changed, base.itemsize)
         reader.end()
         new = base.copy()
         new[places] += differences
         return new
     if kind != DENSE or changed != base.size:
         raise CodecError("stage", f"kind {kind} where a delta is due")
-    mask = _read_planes(reader, base.size, base.itemsize)
+    mask = _read_patterns(reader, base.size, base.itemsize)
     reader.end()
-    mask ^= base
-    return mask
+    return mask ^ base
 
 
 def _little(patterns: Patterns) -> Patterns:
@@ -141,17 +140,9 @@ def _read_header(reader: Reader, n: int, width: int) -> tuple[int, int]:
     return kind, changed
 
 
-def _write_planes(writer: Writer, patterns: Patterns) -> None:
-    octets = _little(patterns).view(np.uint8).reshape(patterns.size, patterns.itemsize)
-    for plane in range(patterns.itemsize):
-        writer.stream(np.ascontiguousarray(octets[:, plane]).data)
+def _write_patterns(writer: Writer, patterns: Patterns) -> None:
+    writer.stream(_little(patterns).view(np.uint8).data, width=patterns.itemsize)
 
 
-def _read_planes(reader: Reader, count: int, width: int) -> Patterns:
-    # Every plane is unpacked, hence checked, before the array for all of them is made.
-    planes = [reader.stream(count) for _ in range(width)]
-    octets = np.empty((count, width), np.uint8)
-    for index, plane in enumerate(planes):
-        octets[:, index] = np.frombuffer(plane, np.uint8)
-    patterns: Patterns = octets.reshape(-1).view(_UINTS[width])
-    return patterns
+def _read_patterns(reader: Reader, count: int, width: int) -> Patterns:
+    return np.frombuffer(reader.stream(count * width), _UINTS[width])

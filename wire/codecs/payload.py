@@ -21,6 +21,8 @@ from wire.codecs.errors import CodecError
 
 MAGIC = b"ER"
 FORMAT = 1
+DENSE = 0  # the sparsify code of a payload with every element
+SEED_BYTES = 8
 HEADER = struct.Struct("<2sBBBBHII")
 STREAM = struct.Struct("<BI")
 

@@ -6,23 +6,34 @@ from msgspec import Struct
 
 
 class Sparsify(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which elements are sent. `fraction` of the elements (0 < fraction <= 1), per vector."""
+    """Which elements are sent. Every kind says in `check` which of these it wants.
+
+    `fraction`: of the elements (0 < fraction <= 1); `bytes`: instead, as many as fit into a payload of that size;
+    `per_layer`: that fraction of every layer rather than of the whole; `threshold`: a magnitude.
+    """
 
     kind: str
     fraction: float | None = None
+    bytes: int | None = None
+    per_layer: bool = False
+    threshold: float | None = None
 
 
 class CodecSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A chain: sparsify, then quantize, then entropy. Names are those of the stages' registries.
+    """A chain: sparsify, rotate, quantize, entropy. Names are those of the stages' registries.
 
-    `block` is the number of values that share a scale (0: all of them; None: all when sparse, 1,024 when
-    dense, where one outlier would otherwise cost every small value its precision).
+    `bits` is for the quantizers that come in several widths (eden), `levels` for qsgd. `block` is the number of
+    values that share a scale (0: all of them; None: all when sparse, 1,024 when dense, where one outlier would
+    otherwise cost every small value its precision).
     """
 
     sparsify: Sparsify | None = None
+    rotate: str = "none"
     quantize: str = "none"
     entropy: str = "zstd"
     block: int | None = None
+    bits: int | None = None
+    levels: int | None = None
 
 
 def uplink_spec(top_k: float | None, quantize: str = "none", entropy: str = "zstd") -> CodecSpec:

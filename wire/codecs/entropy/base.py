@@ -32,7 +32,10 @@ PLACES: Registry[Place] = Registry("position code")
 # update.
 CHOICES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "none": (("raw",), ("gaps",)),
-    "zstd": (("raw", "zstd"), ("gaps",)),
+    "zstd": (("raw", "zstd", "huffman"), ("gaps", "binned")),
+    "golomb": (("raw",), ("rice",)),
+    "lossless": (("raw", "planes"), ("gaps",)),
+    "smallest": (("raw", "zstd", "huffman", "planes"), ("gaps", "binned", "rice")),
 }
 
 

@@ -6,10 +6,10 @@ import numpy as np
 
 from wire.codecs.arrays import FP16_MAX, Float32, to_fp16
 from wire.codecs.payload import Reader, Writer
-from wire.codecs.quantize.base import QUANTIZERS, Options
+from wire.codecs.quantize.base import QUANTIZERS, Options, Simple, largest
 
 
-class Float16:
+class Float16(Simple):
     name = "fp16"
     code = 1
 
@@ -19,9 +19,9 @@ class Float16:
     def read(self, reader: Reader, count: int) -> Float32:
         return np.frombuffer(reader.stream(2 * count), "<f2").astype(np.float32)
 
-    def error_bound(self, values: Float32, block: int) -> float:
-        largest = float(np.max(np.abs(values), initial=0.0))
-        return max(largest - FP16_MAX, largest * 2.0**-11, 2.0**-25)
+    def error_bound(self, values: Float32, options: Options) -> float:
+        top = largest(values)
+        return max(top - FP16_MAX, top * 2.0**-11, 2.0**-25)
 
 
 QUANTIZERS.add(Float16())

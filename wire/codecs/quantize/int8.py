@@ -6,13 +6,13 @@ import numpy as np
 
 from wire.codecs.arrays import Float32
 from wire.codecs.payload import Reader, Writer
-from wire.codecs.quantize.base import QUANTIZERS, Options
+from wire.codecs.quantize.base import QUANTIZERS, Options, Simple
 from wire.codecs.quantize.scaled import descale, read_scales, round_stochastically, scales_of, write_scales
 
 LEVELS = 127
 
 
-class Int8:
+class Int8(Simple):
     name = "int8"
     code = 2
 
@@ -26,9 +26,9 @@ class Int8:
         scales, block = read_scales(reader, count)
         return descale(np.frombuffer(reader.stream(count), np.int8), scales, block)
 
-    def error_bound(self, values: Float32, block: int) -> float:
+    def error_bound(self, values: Float32, options: Options) -> float:
         # One step; a little more where the division rounds up, or the scale is too small for a float32.
-        return float(np.max(scales_of(values, block, LEVELS), initial=0.0)) * 1.0001 + 1e-44 * LEVELS
+        return float(np.max(scales_of(values, options.block, LEVELS), initial=0.0)) * 1.0001 + 1e-44 * LEVELS
 
 
 QUANTIZERS.add(Int8())

@@ -6,10 +6,10 @@ import numpy as np
 
 from wire.codecs.arrays import Float32
 from wire.codecs.payload import Reader, Writer
-from wire.codecs.quantize.base import QUANTIZERS, Options
+from wire.codecs.quantize.base import QUANTIZERS, Options, Simple
 
 
-class Unquantized:
+class Unquantized(Simple):
     name = "none"
     code = 0
 
@@ -19,7 +19,7 @@ class Unquantized:
     def read(self, reader: Reader, count: int) -> Float32:
         return np.frombuffer(reader.stream(4 * count), "<f4").astype(np.float32, copy=False)
 
-    def error_bound(self, values: Float32, block: int) -> float:
+    def error_bound(self, values: Float32, options: Options) -> float:
         return 0.0
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from wire.codecs.registry import load_stages
-from wire.codecs.sparsify.base import SPARSIFIERS, Sparsifier
+from wire.codecs.sparsify.base import SPARSIFIERS, Choice, Sparsifier
 
 load_stages(__name__, list(__path__))
 
-__all__ = ["SPARSIFIERS", "Sparsifier"]
+__all__ = ["SPARSIFIERS", "Choice", "Sparsifier"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from wire.codecs.arrays import BLOCK, Float32, Positions
 from wire.codecs.errors import CodecError
-from wire.codecs.sparsify.base import SPARSIFIERS
+from wire.codecs.sparsify.base import SPARSIFIERS, Choice, check_size, no_draw, share
 from wire.codecs.spec import Sparsify
 
 SAMPLES = 32_768  # at 1 % some 330 of them lie above the k-th magnitude: its rank is known within 6 %
@@ -62,26 +62,30 @@ def top_k(vector: Float32, k: int) -> Positions:
     return candidates
 
 
-def share(fraction: float, n: int) -> int:
-    """How many of n elements a fraction is: at least one, or a tiny tensor would never be sent."""
-    return min(n, max(1, round(fraction * n)))
-
-
 class TopK:
     name = "top_k"
     code = 1
     implied = False
 
     def check(self, options: Sparsify) -> None:
-        if options.fraction is None or not 0 < options.fraction <= 1:
-            raise CodecError("spec", f"top_k: fraction is {options.fraction}, allowed is 0 < fraction <= 1")
+        check_size(options)
 
-    def select(self, vector: Float32, options: Sparsify, seed: int) -> Positions:
-        assert options.fraction is not None
-        return top_k(vector, share(options.fraction, vector.size))
+    def select(self, vector: Float32, choice: Choice) -> Positions:
+        fraction = choice.options.fraction
+        assert fraction is not None, "a byte budget has been turned into a fraction"
+        if not choice.options.per_layer:
+            return top_k(vector, share(fraction, vector.size))
+        if not choice.layers:
+            raise CodecError("spec", "top_k: per_layer needs the layers of the model")
+        return np.concatenate([_of_layer(vector, layer, fraction) for layer in choice.layers])
 
     def draw(self, n: int, count: int, seed: int) -> Positions:
-        raise CodecError("stage", "top_k lists its positions")
+        raise no_draw(self.name)
+
+
+def _of_layer(vector: Float32, layer: slice, fraction: float) -> Positions:
+    piece = vector[layer]
+    return top_k(piece, share(fraction, piece.size)) + layer.indices(vector.size)[0]
 
 
 SPARSIFIERS.add(TopK())

@@ -11,12 +11,13 @@ daemon_answers() {
     timeout_or_not "$DAEMON_ANSWER_WAIT_S" docker version --format '{{.Server.Version}}' >/dev/null 2>&1
 }
 
-# process_is PID NAME: is that process alive, and is it the program of that name?
+# process_is PID NAME: is that process alive, and is it the program of that name? A killed daemon stays a zombie
+# where PID 1 reaps nobody, as in many containers; it is as dead as one that is gone.
 process_is() {
-    local comm
+    local stat
     [[ $1 =~ ^[0-9]+$ ]] || return 1
-    comm=$(cat "$EDGERIG_SYSROOT/proc/$1/comm" 2>/dev/null) || return 1
-    [[ $comm == "$2" ]]
+    stat=$(cat "$EDGERIG_SYSROOT/proc/$1/stat" 2>/dev/null) || return 1
+    [[ $stat == "$1 ($2) "[^ZX]* ]]
 }
 
 # remove_stale_pid FILE NAME: after a hard kill the pid file stays, and once its number belongs to another

@@ -53,6 +53,7 @@ def mosquitto_conf(folder: str, *, port: int, bind: str = "", user: str = "") ->
         "log_type error",
         "log_type warning",
         "log_type notice",
+        "log_type information",
         "log_timestamp true",
         "connection_messages true",
         "",

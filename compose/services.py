@@ -31,6 +31,7 @@ SERVICE_MEMORY_BYTES = (
 )  # hostd with 20 packet queues, init with a full MNIST: measured below 250 MiB
 AGENT_PIDS, SERVICE_PIDS = 64, 256  # an agent has about 12 threads; hostd starts tc and iptables in parallel
 TMPFS = "/tmp:size=16m,mode=1777"  # the only writable place of an image; it counts as memory of the container
+ALIVE = "/tmp/alive"  # touched by a service that goes on; a check only looks at its age
 LOG_OPTIONS = {"max-size": "5m", "max-file": "2"}  # a run logs some 100 kB; a loop must not fill the disk
 HEALTH_EVERY = (
     "30s"  # a check starts three processes inside the quota it watches: rare enough not to be measured
@@ -131,10 +132,10 @@ class ServiceMaker:
                 pids=SERVICE_PIDS,
             ),
             "user": _user(self.plan.coordinator_uid),
-            "command": ["--root", CONTAINER_ROOT],
+            "command": ["--root", CONTAINER_ROOT, "--alive", ALIVE],
             "networks": {"control": {}},
             **self._sysctls(),
-            "healthcheck": _health("find /tmp/alive -mmin -1 | grep -q .", HEALTH_EVERY),
+            "healthcheck": _health(f"find {ALIVE} -mmin -1 | grep -q .", HEALTH_EVERY),
             "volumes": self.mounts.coordinator(),
             # It resumes from its journal; five times, so that a crash loop ends.
             "restart": "on-failure:5",
@@ -176,7 +177,7 @@ class ServiceMaker:
             **_cpu(device),
             "networks": {"data": {"ipv4_address": self.address(device.address)}},
             **self._sysctls(),
-            "healthcheck": _health("find /tmp/alive -mmin -1 | grep -q .", HEALTH_EVERY),
+            "healthcheck": _health(f"find {ALIVE} -mmin -1 | grep -q .", HEALTH_EVERY),
             "volumes": self.mounts.agent(device.name),
             # A fault owns the life of an agent: a restart policy would hide a kill.
             "restart": "no",

@@ -217,7 +217,10 @@ def test_shellcheck_finds_nothing() -> None:
 
 
 class SecondDaemon:
-    """A daemon of its own beside the machine's: other sockets, folders and pid files, no bridge, no rules."""
+    """A daemon of its own beside the machine's: other sockets, folders and pid files.
+
+    In a network namespace of its own too: a daemon told to have no bridge removes the machine's docker0.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -231,7 +234,7 @@ class SecondDaemon:
         (root / "var/run").mkdir(parents=True)
         (root / "proc").symlink_to("/proc")
         daemon = (
-            f"{shutil.which('dockerd')} --pidfile {root}/var/run/docker.pid --exec-root {root}/var/run/docker"
+            f"unshare --net {shutil.which('dockerd')} --pidfile {root}/var/run/docker.pid --exec-root {root}/var/run/docker"
             f" --data-root {root}/data --host unix://{root}/docker.sock"
             " --bridge none --iptables=false --ip-forward=false"
         )

@@ -13,8 +13,8 @@ CREATE TABLE rounds (
 -- state: open until the task ends; what lies between is in `updates` or with the agent.
 CREATE TABLE tasks (
     task TEXT PRIMARY KEY, agent TEXT NOT NULL, round INTEGER NOT NULL, version INTEGER NOT NULL,
-    seed INTEGER NOT NULL, deadline_s REAL NOT NULL, state TEXT NOT NULL DEFAULT 'open', reason TEXT NOT NULL DEFAULT '',
-    number INTEGER NOT NULL UNIQUE
+    seed INTEGER NOT NULL, deadline_s REAL NOT NULL, state TEXT NOT NULL DEFAULT 'open',
+    reason TEXT NOT NULL DEFAULT '', number INTEGER NOT NULL UNIQUE
 ) STRICT;
 
 -- At most one update per (agent, task), and one at each place of the order.

@@ -9,12 +9,13 @@ holds room for its bytes. When all chunks are there and the sha256 is right it i
 it, and only when that commit has returned it is `acked`. From `acked` exactly one outcome follows: `merged`, `late`
 (its round was closed meanwhile), `surplus` (the round had enough), `stale` or `refused` (the content cannot be merged).
 
-What never came to an ack ends as `failed` (the agent says so, or its bytes are broken again and again), `timed_out` (the
-round closed at its deadline), `dropped` (the round went on without an agent that was away) or `cancelled` (the round,
-or the run, had what it needed). The agent is told by a `cancel` and gives the content back to its residual.
+What never came to an ack ends as `failed` (the agent says so, or its bytes are broken again and again), `timed_out`
+(the round closed at its deadline), `dropped` (the round went on without an agent that was away) or `cancelled` (the
+round, or the run, had what it needed). The agent is told by a `cancel` and gives the content back to its residual.
 `refused` before an ack exists for offers that are too large to be let in.
 
-An agent that was killed comes back with nothing: its task goes back to `open` and is sent again, whatever it had offered.
+An agent that was killed may come back with nothing: then its task goes back to `open` and is sent again, whatever it
+had offered.
 `received` has no way back and no way out but `acked`: bytes on their way to the journal are never forgotten.
 
 A *round* is `open`, then `committing` (the service merges and commits the version), then gone: the version is there.

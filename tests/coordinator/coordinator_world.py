@@ -1,26 +1,37 @@
 """A small model of agents, network, journal and disk around the core, in virtual time. Not a test itself.
 
 Every agent follows the protocol (hello, task, progress, offer, grant, chunks, ack, outcome); the network delays,
-duplicates and loses what a dying connection loses; the journal is real SQLite in memory or a dictionary. The world
-keeps its own books, so that it can say afterwards whether anything was lost or counted twice.
+duplicates and loses what a dying connection loses; the journal is real SQLite in memory, and the coordinator may die
+between any two actions. The world keeps its own books, so that it can say afterwards whether anything was lost or
+counted twice.
 """
 
 from __future__ import annotations
 
 import hashlib
 import heapq
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any
+
+import numpy as np
 
 from coordinator import actions as a
 from coordinator import events as e
 from coordinator.config import CoordinatorConfig, LinkBudget
-from coordinator.core import CoordinatorCore, fresh_state
-from coordinator.state import RunPhase
+from coordinator.core import CoordinatorCore
+from coordinator.journal import Committed, Journal
+from coordinator.recovery import restore_model, restore_state
+from coordinator.state import FINAL, RunPhase
 from topology.plan import PolicyPlan
 from wire import messages as m
+from wire.codecs import make_chain, uplink_spec
+from wire.codecs import model as versions
+
+PARAMETERS = 200
 
 REPORT = m.Report(
     samples=100, steps=7, loss=1.0, train_s=1.0, step_s=0.1, fetch_s=0.1, fetch_bytes=10,
@@ -36,7 +47,7 @@ def make_config(agents: int = 4, **changes: Any) -> CoordinatorConfig:
         "agents": {f"d-{i}": LinkBudget(chunk_bytes=4_000, window_bytes=16_000) for i in range(agents)},
         "rounds": 3,
         "samples_max": 100,
-        "parameters": 10_000,
+        "parameters": PARAMETERS,
         "train": m.TrainSpec(local_epochs=1, batch_size=16, lr=0.1),
         "uplink": m.UplinkSpec(),
         "policy": PolicyPlan(**{"cohort": agents, "deadline_s": 30.0, "quorum": 0.5, **policy}),
@@ -47,6 +58,42 @@ def make_config(agents: int = 4, **changes: Any) -> CoordinatorConfig:
 
 def sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+PAYLOADS: dict[str, bytes] = {}
+_CHAIN = make_chain(uplink_spec(0.1, "int8"))
+
+
+def content_of(name: str) -> str:
+    """The sha256 of an update made for `name`; its bytes are in PAYLOADS."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+    vector = np.random.default_rng(seed).standard_normal(PARAMETERS).astype(np.float32) * 0.01
+    payload = _CHAIN.encode(vector, seed=seed)
+    digest = hashlib.sha256(payload).hexdigest()
+    PAYLOADS[digest] = payload
+    return digest
+
+
+def memory_journal(run: str) -> Journal:
+    """The real journal without a disk: thousands of commits in a second."""
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.execute("PRAGMA foreign_keys = ON")
+    journal = Journal(Path(":memory:"), db, wall=lambda: 0.0)
+    journal._prepare(run, "0" * 64)
+    return journal
+
+
+class _Dead(CoordinatorCore):
+    """A process that is not there: takes nothing, wants nothing."""
+
+    def handle(self, event: e.Event, now: float) -> list[a.Action]:
+        return []
+
+    def next_wakeup(self, now: float) -> float:
+        return now + 3600.0
+
+    def validate(self) -> None:
+        return
 
 
 @dataclass
@@ -63,7 +110,7 @@ class Habits:
     fail: float = 0.0  # the agent gives a task up
     defect: float = 0.0  # content that cannot be merged
     forget_broker: float = 0.0  # per task: the broker dies and everybody reconnects
-    crash: float = 0.0  # of the coordinator, between two actions
+    crash: float = 0.0  # of the coordinator, per turn: before the commit or anywhere after it
 
 
 @dataclass
@@ -88,20 +135,25 @@ class ModelAgent:
 class World:
     """Runs a core against model agents until it stops. Raises AssertionError with the seed when something is off."""
 
+    core_type: type[CoordinatorCore] = CoordinatorCore
+
     def __init__(self, config: CoordinatorConfig, seed: int, habits: Habits | None = None) -> None:
         self.config, self.seed, self.habits = config, seed, habits or Habits()
         self.rng = Random(seed)
         self.now = 0.0
-        self.core = CoordinatorCore(config, fresh_state(config))
+        self.journal = memory_journal(config.run)
+        self.master = np.zeros(PARAMETERS, np.float32)
+        with self.journal.transaction():
+            self.journal.begin_model(self.master, versions.to_patterns(self.master))
+        self.journal.next_epoch()
+        self.core = self.core_type(config, restore_state(self.journal, config))
+        self.crashes = 0
         self.agents = {name: ModelAgent(name) for name in config.agents}
         self.queue: list[tuple[float, int, Callable[[], None]]] = []
         self.count = 0
         self.stopped: a.Stop | None = None
         self.records: list[tuple[float, str, dict[str, Any]]] = []
-        self.journal: dict[str, a.JournalUpdate] = {}
         self.acked: dict[tuple[str, str], str] = {}  # (agent, task) -> sha256, as the agents saw it
-        self.merged: dict[str, int] = {}
-        self.events: list[tuple[e.Event, float]] = []
 
     # --- time ------------------------------------------------------------------------------------------------
 
@@ -136,36 +188,57 @@ class World:
     def feed(self, event: e.Event) -> None:
         if self.stopped is not None:
             return
-        self.events.append((event, self.now))
         actions = self.core.handle(event, self.now)
         self.core.validate()
-        results: list[e.Event] = []
-        for action in actions:
-            if isinstance(action, a.JournalAction):
-                results += self.write(action)
+        if self.chance(self.habits.crash):
+            self.crash(actions)
+            return
+        results = self.commit(actions)
         for action in actions:
             if not isinstance(action, a.JournalAction):
                 self.execute(action)
         for result in results:
             self.feed(result)
 
-    def write(self, action: a.JournalAction) -> list[e.Event]:
+    def commit(self, actions: list[a.Action]) -> list[e.Event]:
+        writes = [action for action in actions if isinstance(action, a.JournalAction)]
+        if not writes:
+            return []
+        with self.journal.transaction():
+            return [event for write in writes if (event := self.write(write)) is not None]
+
+    def write(self, action: a.JournalAction) -> e.Event | None:
         match action:
             case a.JournalUpdate():
-                assert action.task not in self.journal, f"seed {self.seed}: {action.task} journalled twice"
-                self.journal[action.task] = action
-                return [e.UpdateJournalled(agent=action.agent, task=action.task, sha256=action.sha256)]
+                self.journal.apply(action, PAYLOADS[action.sha256])
+                return e.UpdateJournalled(agent=action.agent, task=action.task, sha256=action.sha256)
             case a.CommitVersion():
-                assert [i.task for i in action.updates] == sorted(
-                    (i.task for i in action.updates), key=lambda task: self.journal[task].position
-                ), f"seed {self.seed}: not in the order of arrival"
-                for item in action.updates:
-                    assert item.task not in self.merged, f"seed {self.seed}: {item.task} merged twice"
-                    assert self.journal[item.task].sha256 == item.sha256
-                    assert not self.journal[item.task].defect
-                    self.merged[item.task] = action.version
-                return [e.VersionCommitted(version=action.version, sha256=sha(str(action.version)))]
-        return []
+                made: Committed = self.journal.commit_version(action, self.master, "fp16")
+                self.master = made.master
+                return e.VersionCommitted(version=made.version, sha256=made.sha256, refused=made.refused)
+        self.journal.apply(action)
+        return None
+
+    def crash(self, actions: list[a.Action]) -> None:
+        """Die before the commit, or after it with only the first of the other actions done. Then start again."""
+        self.crashes += 1
+        if self.chance(0.5):
+            self.commit(actions)
+            rest = [action for action in actions if not isinstance(action, a.JournalAction)]
+            for action in rest[: self.rng.randint(0, len(rest))]:
+                if not isinstance(action, a.Stop | a.Evaluate):
+                    self.execute(action)
+        self.later(self.uniform((0.5, 5.0)), self.restart)
+        self.core = _Dead(self.config, self.core.state)
+
+    def restart(self) -> None:
+        self.journal.next_epoch()
+        model = restore_model(self.journal, "fp16", keep=8)
+        assert model is not None
+        self.master = model.master
+        self.core = self.core_type(self.config, restore_state(self.journal, self.config))
+        self.feed(e.Started(resumed=True))
+        self.feed(e.Connected())
 
     def execute(self, action: a.Action) -> None:
         match action:
@@ -180,7 +253,9 @@ class World:
             case a.Evaluate():
                 version = action.version
                 done = e.Evaluated(version=version, accuracy=min(0.99, version / 10), loss=1.0, samples=10)
-                self.later(0.3, lambda: self.feed(done))
+                life = self.crashes
+                # A worker thread dies with its process.
+                self.later(0.3, lambda: self.feed(done) if self.crashes == life else None)
             case a.Stop():
                 self.stopped = action
 
@@ -294,8 +369,8 @@ class World:
             self.from_agent(agent, m.Failed(task=task.task, reason="no memory"))
             return
         # Another boot trains to other bytes.
-        agent.spool[task.task] = sha(f"{task.task}/{boot}")
-        content = agent.spool[task.task]
+        content = content_of(f"{task.task}/{boot}")
+        agent.spool[task.task] = content
         self.from_agent(agent, m.Offer(task=task.task, sha256=content, bytes=5_000, report=REPORT))
 
     def send_update(self, agent: ModelAgent, grant: a.SendGrant) -> None:
@@ -315,9 +390,8 @@ class World:
         )
 
     def take_ack(self, agent: ModelAgent, ack: m.Ack) -> None:
-        journalled = self.journal.get(ack.task)
-        assert journalled is not None, f"seed {self.seed}: {ack.task} acked and not journalled"
-        assert journalled.sha256 == ack.sha256, f"seed {self.seed}: acked with another content"
+        rows = self.journal.db.execute("SELECT sha256 FROM updates WHERE task = ?", (ack.task,)).fetchall()
+        assert rows == [(ack.sha256,)], f"seed {self.seed}: {ack.task} acked, the journal has {rows}"
         self.acked[agent.name, ack.task] = ack.sha256
         if agent.spool.pop(ack.task, None) is not None and ack.task not in agent.settled:
             agent.unsettled[ack.task] = ack.sha256
@@ -346,17 +420,28 @@ class World:
     def check_books(self) -> None:
         """Every acked update was merged once or has an outcome; the history agrees with the journal."""
         assert self.core.state.phase is RunPhase.DONE
-        state = self.core.state
+        db = self.journal.db
+        updates = dict(db.execute("SELECT task, sha256 FROM updates").fetchall())
+        outcomes = dict(db.execute("SELECT task, outcome FROM outcomes").fetchall())
+        merges = [task for (task,) in db.execute("SELECT task FROM merges").fetchall()]
+        assert len(merges) == len(set(merges)), f"seed {self.seed}: merged twice"
+        assert set(merges) == {t for t, o in outcomes.items() if o == "merged"}, f"seed {self.seed}: outcomes"
+        assert updates.keys() == outcomes.keys(), f"seed {self.seed}: acked without an outcome"
         for (agent, task), content in self.acked.items():
-            known = state.tasks.get(task)
-            assert self.journal[task].sha256 == content, f"seed {self.seed}: {task} of {agent}"
-            if known is not None:
-                assert known.outcome is not None, (
-                    f"seed {self.seed}: {task} has no outcome: {list(known.story)}"
+            assert updates.get(task) == content, f"seed {self.seed}: {task} of {agent} was acked and is lost"
+        for agent in self.agents.values():
+            for task, told in agent.settled.items():
+                assert outcomes.get(task) == told, (
+                    f"seed {self.seed}: {task}: told {told}, is {outcomes.get(task)}"
                 )
-                assert (known.outcome == "merged") == (task in self.merged), f"seed {self.seed}: {task}"
-        versions = [fields["version"] for _, name, fields in self.records if name == "version_committed"]
-        assert versions == list(range(1, len(versions) + 1)), f"seed {self.seed}: versions {versions}"
-        closed = [fields["task"] for _, name, fields in self.records if name == "task_closed"]
-        opened = [fields["task"] for _, name, fields in self.records if name == "task_opened"]
-        assert sorted(closed) == sorted(opened), f"seed {self.seed}: tasks without an end"
+        made = [version for (version,) in db.execute("SELECT version FROM versions ORDER BY version")]
+        assert made == list(range(len(made))), f"seed {self.seed}: versions {made}"
+        ended = {state.value for state in FINAL}
+        rows = db.execute("SELECT task, state FROM tasks").fetchall()
+        left = [task for task, state in rows if state not in ended]
+        assert not left, f"seed {self.seed}: tasks without an end: {left}"
+        again = restore_model(self.journal, "fp16", keep=1)
+        assert again is not None
+        assert again.master.tobytes() == self.master.tobytes(), (
+            f"seed {self.seed}: recovery makes another model"
+        )

@@ -1,0 +1,283 @@
+"""Recompute a run from its journal and hold every witness against it.
+
+    audit(root) -> AuditResult        python -m coordinator.audit RUN      exit code 0, or 1 with the problems
+
+Checked, each on its own, so that one forged place cannot hide behind another:
+- every update's bytes against its sha256, its order of arrival and its weight against its samples;
+- every version recomputed from the nearest snapshot, master and published bits compared by sha256;
+- versions without a gap, merged once, every acked update with an outcome;
+- the coordinator's history: the versions it says it committed;
+- the agents' histories: what they saw acked must be in the journal with the same bytes, and what they were told became
+  of it must be what the journal says.
+The journal is copied before it is opened: an audit never writes to its evidence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from coordinator import merge
+from coordinator.journal import as_vector, connect, sha256_of
+from coordinator.schema import JOURNAL_SCHEMA
+from history.events import Event
+from history.reader import read_history
+from topology.plan import load_plan
+from wire.codecs import CodecError
+from wire.codecs import model as versions
+from wire.codecs.arrays import Float32
+from wire.topics import COORDINATOR
+
+PROBLEMS_MAX = 200  # a broken file would name thousands; the first ones say enough
+
+
+class AuditResult(Struct, frozen=True, kw_only=True):
+    """`versions`: how many were recomputed bit for bit. `acked`: how many acks of agents were compared."""
+
+    ok: bool
+    versions: int
+    updates: int
+    acked: int
+    problems: tuple[str, ...]
+
+
+class Audit:
+    """One pass over one journal; problems are collected, not raised."""
+
+    def __init__(self, db: sqlite3.Connection, dtype: versions.Dtype) -> None:
+        self._db, self._dtype = db, dtype
+        self.problems: list[str] = []
+        self.recomputed = 0
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        return self._db.execute(query, values).fetchall()
+
+    def note(self, problem: str) -> None:
+        if len(self.problems) < PROBLEMS_MAX:
+            self.problems.append(problem)
+
+    # --- the journal against itself ----------------------------------------------------------------------------
+
+    def check_updates(self) -> int:
+        count = 0
+        for task, sha256, payload in self._db.execute("SELECT task, sha256, payload FROM updates"):
+            count += 1
+            if hashlib.sha256(payload).hexdigest() != sha256:
+                self.note(f"update {task}: its bytes are not what its sha256 says")
+        return count
+
+    def check_outcomes(self) -> None:
+        for task, outcome in self.rows(
+            "SELECT o.task, o.outcome FROM outcomes o LEFT JOIN updates u ON u.task = o.task WHERE u.task IS NULL"
+        ):
+            self.note(f"update {task}: it has the outcome {outcome}, but the update itself is gone")
+        for (task,) in self.rows(
+            "SELECT o.task FROM outcomes o LEFT JOIN merges m ON m.task = o.task"
+            " WHERE o.outcome = 'merged' AND (m.task IS NULL OR m.version IS NOT o.version)"
+        ):
+            self.note(f"update {task}: it counts as merged, but not in the version its outcome names")
+        finished = bool(self.rows("SELECT 1 FROM meta WHERE key = 'finished'"))
+        unsettled = self.rows(
+            "SELECT u.task FROM updates u LEFT JOIN outcomes o ON o.task = u.task WHERE o.task IS NULL"
+        )
+        for (task,) in unsettled if finished else []:
+            self.note(f"update {task}: acked, and the run ended without an outcome for it")
+
+    def check_merges(self) -> None:
+        """Weights and order, beside the bits: equal updates could be swapped without changing a bit."""
+        last: tuple[int, int] = (-1, -1)
+        for version, position, task, weight, samples, arrived, outcome, defect in self.rows(
+            "SELECT m.version, m.position, m.task, m.weight, u.samples, u.position, o.outcome, u.defect"
+            " FROM merges m LEFT JOIN updates u ON u.task = m.task LEFT JOIN outcomes o ON o.task = m.task"
+            " ORDER BY m.version, m.position"
+        ):
+            where = f"version {version}, place {position}"
+            if samples is None:
+                self.note(f"{where}: the update of {task} is gone")
+                continue
+            if weight != float(samples):
+                self.note(f"{where}: {task} has weight {weight:g}, its samples say {samples}")
+            if (version, arrived) < last:
+                self.note(f"{where}: {task} stands behind an update that arrived after it")
+            if outcome != "merged" or defect:
+                self.note(f"{where}: {task} is in it, its outcome is {outcome} {defect}")
+            last = (version, arrived)
+
+    # --- versions --------------------------------------------------------------------------------------------
+
+    def check_versions(self) -> None:
+        numbers = [number for (number,) in self.rows("SELECT version FROM versions ORDER BY version")]
+        for missing in sorted(set(range(max(numbers, default=-1) + 1)) - set(numbers)):
+            self.note(f"version {missing} is missing")
+        if not numbers:
+            self.note("there is no version at all")
+        for version, count in self.rows(
+            "SELECT m.version, count(*) FROM merges m LEFT JOIN versions v ON v.version = m.version"
+            " WHERE v.version IS NULL GROUP BY m.version"
+        ):
+            self.note(f"{count} merges belong to version {version}, which is missing")
+        master: Float32 | None = None
+        for version in numbers:
+            master = self._recompute(version, master)
+
+    def _recompute(self, version: int, before: Float32 | None) -> Float32 | None:
+        """The master of `version`, or None when it cannot be had from here; a later snapshot may help."""
+        snapshot = self._snapshot(version)
+        row = self.rows("SELECT sha256, master_sha256, server_lr FROM versions WHERE version = ?", version)[0]
+        master = snapshot
+        if version > 0:
+            computed = self._merged(version, before, row[2]) if before is not None else None
+            if computed is None and before is None:
+                self.note(f"version {version} cannot be recomputed: the version before it is not known")
+            master = computed if computed is not None else snapshot
+        if master is None:
+            return None
+        good = sha256_of(master) == row[1] and self._published(master) == row[0]
+        if snapshot is not None and sha256_of(snapshot) != row[1]:
+            self.note(f"version {version}: its snapshot is another model than the recorded one")
+        if not good:
+            self.note(f"version {version} comes out as {sha256_of(master)[:12]}, recorded is {row[1][:12]}")
+            return snapshot
+        self.recomputed += 1
+        return master
+
+    def _published(self, master: Float32) -> str:
+        try:
+            return versions.version_sha256(versions.to_patterns(master, self._dtype))
+        except CodecError:
+            return ""
+
+    def _merged(self, version: int, before: Float32, server_lr: float) -> Float32 | None:
+        merges = self._db.execute(
+            "SELECT u.payload, m.weight FROM merges m JOIN updates u ON u.task = m.task"
+            " WHERE m.version = ? ORDER BY m.position",
+            (version,),
+        )
+        merged = merge.apply(before, merges, server_lr)
+        for index, reason in merged.refused.items():
+            self.note(f"version {version}: its update number {index} cannot be merged: {reason}")
+        return merged.master
+
+    def _snapshot(self, version: int) -> Float32 | None:
+        found = self.rows("SELECT sha256, master FROM snapshots WHERE version = ?", version)
+        if not found:
+            if version == 0:
+                self.note("the initial model is gone")
+            return None
+        master = as_vector(found[0][1])
+        if sha256_of(master) != found[0][0]:
+            self.note(f"the snapshot of version {version} is damaged")
+        return master
+
+    # --- the witnesses ---------------------------------------------------------------------------------------
+
+    def check_history(self, events: list[Event]) -> int:
+        """Returns how many acks were compared."""
+        known = {
+            task: (agent, sha) for task, agent, sha in self.rows("SELECT task, agent, sha256 FROM updates")
+        }
+        outcomes = dict(self.rows("SELECT task, outcome FROM outcomes"))
+        recorded = dict(self.rows("SELECT version, sha256 FROM versions"))
+        acked = 0
+        for event in events:
+            if event.node == COORDINATOR and event.event == "version_committed":
+                if recorded.get(event.get("version")) != event.get("sha256"):
+                    self.note(f"the history has version {event.get('version')}, the journal another or none")
+            elif event.node != COORDINATOR and event.event == "acked":
+                acked += 1
+                self._check_ack(event, known)
+            elif event.node != COORDINATOR and event.event == "settled":
+                self._check_settled(event, outcomes)
+        return acked
+
+    def _check_ack(self, event: Event, known: dict[Any, tuple[str, str]]) -> None:
+        task, sha256 = event.get("task"), event.get("sha256")
+        agent, kept = known.get(task, ("", ""))
+        if agent != event.node:
+            self.note(f"{event.node} saw its update of {task} acked, the journal has none")
+        elif sha256 is not None and sha256 != kept:
+            self.note(f"{event.node} saw {str(sha256)[:12]} acked for {task}, the journal has {kept[:12]}")
+
+    def _check_settled(self, event: Event, outcomes: dict[Any, str]) -> None:
+        task, told = event.get("task"), event.get("outcome")
+        if task in outcomes and told != outcomes[task]:
+            self.note(f"{event.node} was told that {task} is {told}, the journal says {outcomes[task]}")
+        elif told == "merged" and task not in outcomes:
+            self.note(f"{event.node} was told that {task} is merged, the journal has no outcome")
+
+
+@contextmanager
+def _copied(journal: Path) -> Iterator[sqlite3.Connection]:
+    with tempfile.TemporaryDirectory(prefix="edgerig-audit-") as folder:
+        for suffix in ("", "-wal"):
+            source = journal.with_name(journal.name + suffix)
+            if source.exists():
+                shutil.copyfile(source, Path(folder) / source.name)
+        db = connect(Path(folder) / journal.name)
+        try:
+            yield db
+        finally:
+            db.close()
+
+
+def audit(root: str | Path) -> AuditResult:
+    """Audit the run in `root`. What cannot be read at all is a problem too, never an exception."""
+    root = Path(root)
+    journal = root / "nodes" / COORDINATOR / "journal.sqlite"
+    if not journal.exists():
+        return _unreadable(f"{journal} is not there")
+    try:
+        dtype = load_plan(root / "plan.json").compression.downlink
+        with _copied(journal) as db:
+            return _audit(root, Audit(db, dtype))
+    except (OSError, ValueError, sqlite3.DatabaseError) as error:
+        return _unreadable(f"{type(error).__name__}: {error}")
+
+
+def _audit(root: Path, work: Audit) -> AuditResult:
+    schema = work.rows("SELECT value FROM meta WHERE key = 'schema'")
+    if not schema or schema[0][0] != str(JOURNAL_SCHEMA):
+        return _unreadable(f"journal schema {schema}, this version reads {JOURNAL_SCHEMA}")
+    updates = work.check_updates()
+    work.check_outcomes()
+    work.check_merges()
+    work.check_versions()
+    acked = work.check_history(list(read_history(root).events))
+    return AuditResult(
+        ok=not work.problems,
+        versions=work.recomputed,
+        updates=updates,
+        acked=acked,
+        problems=tuple(work.problems),
+    )
+
+
+def _unreadable(problem: str) -> AuditResult:
+    return AuditResult(ok=False, versions=0, updates=0, acked=0, problems=(problem,))
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: python -m coordinator.audit RUN", file=sys.stderr)
+        return 2
+    result = audit(arguments[0])
+    for problem in result.problems:
+        print(f"audit: {problem}")
+    verdict = "nothing is amiss" if result.ok else f"{len(result.problems)} problems"
+    print(
+        f"audit: {result.versions} versions recomputed, {result.updates} updates, {result.acked} acks: {verdict}"
+    )
+    return 0 if result.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

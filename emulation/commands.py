@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
 
+# hostd's root file system is read-only; iptables-legacy wants to create its lock.
+os.environ.setdefault("XTABLES_LOCKFILE", "/tmp/xtables.lock")
 COMMAND_WAIT_S = 10.0  # tc, ip and iptables answer in milliseconds; `iptables -w` may wait for another's lock
 
 

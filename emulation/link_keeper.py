@@ -56,7 +56,7 @@ class LinkKeeper:
         self._history.append(
             "link_applied",
             device=device.name,
-            boot=node.token,
+            device_boot=node.token,
             backend=self._backend.name,
             requested={"up": link.up, "down": link.down},
             readback=readback.values,

@@ -214,8 +214,12 @@ class LinkMeasurer:
         tolerance: Tolerance,
         *,
         ways: Iterable[Direction] = DIRECTIONS,
+        rates: bool = True,
     ) -> dict[str, dict[Direction, Verified]]:
-        """Requested against effective by device and direction. Raises NamespaceError when an end goes away."""
+        """Requested against effective by device and direction. Raises NamespaceError when an end goes away.
+
+        Without `rates` only probes are sent: for links in use, which an overload would disturb.
+        """
         links, ways = list(links), list(ways)
         before = {ends.device: self._counters(ends) for ends, _ in links}
         flows: list[_Flow] = []

@@ -80,9 +80,7 @@ class NfqueueBackend(Backend):
 
     def __init__(self) -> None:
         self.delays = DelayClient()
-        self._applied: dict[
-            str, tuple[int, str]
-        ] = {}  # line -> namespace inode, seed: what the process holds
+        self._applied: dict[str, str] = {}  # line -> boots of its ends: what the delay process has
 
     def probe(self) -> Probe:
         """Really try, in a namespace made for it: a TBF on loopback, a queue bound, a rule that leads to it."""

@@ -1,0 +1,63 @@
+"""`python -m emulation --root /run/edgerig`: hostd, until the run is over or SIGTERM comes.
+
+Exit codes: 0 everything healed, 2 the plan cannot be read, 3 the environment (no Docker, containers
+missing, no rights).
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+
+from emulation.docker_host import DockerHost, DockerProblem
+from emulation.hostd import Hostd, StartError
+from emulation.links import REGISTRY
+from emulation.paths import RunPaths
+from emulation.probe import probe
+from history.writer import HistoryWriter
+from topology.plan import Plan, load_plan
+
+EXIT_OK, EXIT_CONFIG, EXIT_ENVIRONMENT = 0, 2, 3
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m emulation", description="hostd: links, quotas, faults of one host"
+    )
+    parser.add_argument("--root", type=Path, default=Path("/run/edgerig"), help="the run's folder")
+    arguments = parser.parse_args(argv)
+    paths = RunPaths(arguments.root)
+    try:
+        plan = load_plan(paths.plan)
+    except (OSError, ValueError, msgspec.DecodeError) as error:
+        print(f"hostd: {paths.plan}: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    history = HistoryWriter(paths.history, "hostd")
+    try:
+        return _serve(plan, paths, history, stop)
+    finally:
+        history.close()
+
+
+def _serve(plan: Plan, paths: RunPaths, history: HistoryWriter, stop: threading.Event) -> int:
+    try:
+        docker = DockerHost(plan.run)
+        host = probe(plan.run)
+        Hostd(plan, paths, docker, REGISTRY[host.backend](), history, stop.is_set).run(host)
+    except (DockerProblem, StartError) as error:
+        history.append("lapse", what="hostd_failed", node="hostd", detail=str(error)[:500], durable=True)
+        print(f"hostd: {error}", file=sys.stderr)
+        return EXIT_ENVIRONMENT
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

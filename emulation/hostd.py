@@ -1,0 +1,266 @@
+"""hostd: the one privileged service of a host. It shapes and verifies, opens gates, fires faults, watches
+and heals.
+
+One thread (`run`) turns every few hundredths of a second: the coordinator's new events go to the fault
+core, whose actions are carried out; Docker's events go to the fleet; what has started anew is handed to a
+second thread that brings it up (apply, measure: seconds), so that a fault never waits for a measurement.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from emulation.bringup import BringUp
+from emulation.cgroup import Cgroup, CgroupError
+from emulation.docker_host import DockerHost, DockerProblem
+from emulation.faults import REGISTRY as FAULTS
+from emulation.faults.core import FaultCore, Heal
+from emulation.faults.runner import FaultRunner
+from emulation.fleet import BROKER, Died, Fleet, Started
+from emulation.link_keeper import VANISHED, LinkKeeper
+from emulation.links.base import Backend
+from emulation.links.delay_client import DelayProcessError
+from emulation.paths import RunPaths
+from emulation.probe import HostProbe
+from emulation.tail import Tail
+from emulation.undo import UndoFile
+from history.writer import HistoryWriter
+from topology.plan import Plan
+
+TURN_S = 0.05  # bounds the lateness of faults
+REFRESH_S = 2.0  # the fleet is looked at this often even if Docker's events say nothing
+SAMPLE_S = 5.0
+AGENTS_EXIT_S = 20.0  # after `run_finished`: an agent settles, writes its history and disconnects
+START_TURN_S = 0.2
+
+
+class StartError(RuntimeError):
+    """The run's containers did not come up, or hostd could not do its work; the text says whose fault it is."""
+
+
+class Hostd:
+    """`stopped` is asked every turn; true means: heal everything and end."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        paths: RunPaths,
+        docker: DockerHost,
+        backend: Backend,
+        history: HistoryWriter,
+        stopped: Callable[[], bool],
+    ) -> None:
+        self._plan, self._docker, self._backend, self._history = plan, docker, backend, history
+        self._stopped = stopped
+        self._undo = UndoFile(paths.undo)
+        self._fleet = Fleet(plan, docker)
+        self._keeper = LinkKeeper(plan, backend, history, self._undo)
+        self._bringup = BringUp(plan, paths, self._fleet, self._keeper, history)
+        self._tail = Tail(paths.coordinator_history)
+        self._runner = FaultRunner(FAULTS, docker, history, self._undo)
+        self._faults = FaultCore(plan.faults, done=_already_fired(Tail(paths.history)))
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="bringup")
+        self._job: Future[None] | None = None
+        self._pending: set[str] = set()
+        self._finished_at: float | None = None
+        self._next_refresh = self._next_sample = 0.0
+        self._checked = 0
+
+    def run(self, host: HostProbe) -> None:
+        """The whole life. Raises StartError; whatever happens, what was changed is healed before it returns."""
+        began, reason = time.monotonic(), "hostd failed"
+        try:
+            self._record_probe(host)
+            self._backend.start()
+            self._docker.watch()
+            if self._undo.open_entries:
+                self._take_over()
+            else:
+                self._await_containers()
+            if self._stopped():
+                reason = "stopped"
+                return
+            if not self._pending:
+                self._bringup.all_at_once()
+            self._runner.arm(self._faults.armed)
+            devices, wall_s = len(self._plan.devices), round(time.monotonic() - began, 3)
+            self._history.append("ready", devices=devices, wall_s=wall_s, durable=True)
+            reason = self._watch()
+        except (*VANISHED, CgroupError, DelayProcessError, DockerProblem) as error:
+            raise StartError(str(error)) from error
+        finally:
+            self._end(reason)
+
+    # --- the start ------------------------------------------------------------------------------------------
+
+    def _record_probe(self, host: HostProbe) -> None:
+        self._history.append(
+            "probed",
+            kernel=host.kernel,
+            docker=host.docker,
+            cgroup=host.cgroup,
+            backend=self._backend.name,
+            reason=host.reason,
+            checks=host.checks,
+            durable=True,
+        )
+
+    def _take_over(self) -> None:
+        """A hostd before this one died: its faults are healed, its links put in force again on whoever still runs.
+
+        The links are in use, so they are probed only, and nobody burns; the gap is on record as a lapse.
+        """
+        plans = {fault.id: fault for fault in self._plan.faults}
+        for number, entry in list(self._undo.open_entries.items()):
+            fault = plans.get(str(entry.get("fault")))
+            if entry["kind"] == "fault" and fault is not None:
+                self._runner.adopt(number, fault.id)
+                self._runner.heal(Heal(fault, final=True))
+            else:
+                detail = "hostd was away: delays, jitter and loss were not in force (queue bypass)"
+                self._history.append(
+                    "lapse", what="hostd_absent", node=str(entry.get("device", "")), detail=detail
+                )
+                self._undo.done(number)
+
+    def _await_containers(self) -> None:
+        deadline = time.monotonic() + self._plan.start_timeout_s
+        while not self._stopped():
+            self._note(self._fleet.refresh())
+            missing = self._fleet.missing()
+            if not missing:
+                self._pending.clear()
+                return
+            if time.monotonic() > deadline:
+                raise StartError(
+                    f"waited {self._plan.start_timeout_s:.0f} s for the run's containers; missing: "
+                    f"{'; '.join(missing)}. `docker logs` of those says why they did not start"
+                )
+            self._docker.changed(START_TURN_S)
+
+    # --- the run --------------------------------------------------------------------------------------------
+
+    def _watch(self) -> str:
+        """Turn until the run is over; why it ended."""
+        while not self._stopped():
+            now = time.monotonic()
+            self._coordinator_events(now)
+            if self._docker.changed(TURN_S) or now >= self._next_refresh:
+                self._next_refresh = now + REFRESH_S
+                self._note(self._fleet.refresh())
+            self._start_pending()
+            if now >= self._next_sample and self._job is None:
+                self._next_sample = now + SAMPLE_S
+                self._sample()
+            self._history.sync()
+            if self._finished_at is not None and self._all_gone(now):
+                return "run finished"
+        return "stopped"
+
+    def _coordinator_events(self, now: float) -> None:
+        for event in self._tail.read():
+            for action in self._faults.handle(event, now):
+                self._runner.perform(action)
+            if event.event == "run_finished" and self._finished_at is None:
+                self._finished_at = now
+        for action in self._faults.tick(time.monotonic()):
+            self._runner.perform(action)
+
+    def _note(self, changes: list[Started | Died]) -> None:
+        for change in changes:
+            if isinstance(change, Died):
+                last = change.last
+                self._history.append(
+                    "container_died", node=last.name, boot=last.token, exit_code=change.exit_code
+                )
+                if self._bringup_knows(last.name):
+                    self._wait_for_job()
+                    self._keeper.died(last)
+            else:
+                node = change.node
+                self._history.append(
+                    "container_started", node=node.name, boot=node.token, pid=node.container.pid
+                )
+                if self._bringup_knows(node.name):
+                    self._pending.add(node.name)
+
+    def _bringup_knows(self, name: str) -> bool:
+        return name == BROKER or any(device.name == name for device in self._plan.devices)
+
+    def _start_pending(self) -> None:
+        if self._job is not None and self._job.done():
+            job, self._job = self._job, None
+            job.result()
+        if self._job is None and self._pending and self._finished_at is None:
+            names, self._pending = self._pending, set()
+            self._job = self._worker.submit(self._bringup.again, names)
+
+    def _wait_for_job(self) -> None:
+        if self._job is not None:
+            job, self._job = self._job, None
+            job.result()
+
+    def _all_gone(self, now: float) -> bool:
+        assert self._finished_at is not None
+        return not self._fleet.agents_running() or now - self._finished_at > AGENTS_EXIT_S
+
+    def _sample(self) -> None:
+        """CPU of every device, counters of every link, and one link read back in full each time."""
+        for name in self._keeper.in_force:
+            node = self._fleet.running.get(name)
+            if node is None:
+                continue
+            try:
+                self._cpu_sample(name, Cgroup.of_pid(node.container.pid))
+                self._keeper.sample(name)
+            except (*VANISHED, CgroupError, DelayProcessError):
+                continue  # it ended meanwhile, or the read-back below finds what is gone
+        names = [name for name in self._keeper.in_force if name in self._fleet.running]
+        if names:
+            self._checked += 1
+            self._check(names[self._checked % len(names)])
+
+    def _check(self, name: str) -> None:
+        try:
+            self._keeper.check(name)
+        except VANISHED as error:
+            self._note(self._fleet.refresh())
+            if name in self._fleet.running:  # it is there and its link cannot be read: say so
+                self._history.append("lapse", what="link_unreadable", node=name, detail=str(error)[:300])
+
+    def _cpu_sample(self, name: str, group: Cgroup) -> None:
+        throttling = group.throttling()
+        self._history.append(
+            "cpu_sample",
+            device=name,
+            usage_s=round(group.usage_s(), 4),
+            throttled_s=round(throttling.throttled_s, 4),
+            periods=throttling.periods,
+            throttled_periods=throttling.throttled_periods,
+        )
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    def _end(self, reason: str) -> None:
+        """The final heal always runs: faults, then links, then what drives them."""
+        try:
+            self._wait_for_job()
+        except (*VANISHED, CgroupError, DelayProcessError) as error:
+            self._history.append("lapse", what="bringup_failed", node="", detail=str(error)[:300])
+        for heal in self._faults.finish():
+            self._runner.heal(heal, run_over=self._finished_at is not None or self._stopped())
+        self._keeper.clear_all()
+        self._worker.shutdown(wait=True)
+        self._backend.stop()
+        self._history.append("healed_all", reason=reason, durable=True)
+        self._undo.close()
+
+
+def _already_fired(own: Tail) -> list[str]:
+    """Faults a hostd before this one has fired, from this node's own history."""
+    fired: list[str] = []
+    while events := own.read():
+        fired += [str(event["fault"]) for event in events if event.event == "fault_applied"]
+    return fired

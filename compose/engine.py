@@ -19,6 +19,7 @@ import requests.exceptions
 
 from compose.errors import EnvironmentProblem
 
+BUILD_SETTINGS = Path(__file__).resolve().parent.parent / ".cache" / "build.env"
 LABEL_RUN = "io.edgerig.run"
 LABEL_NODE = "io.edgerig.node"
 LABEL_ROLE = "io.edgerig.role"
@@ -71,7 +72,7 @@ def require_compose() -> None:
 def compose(project: str, file: Path, arguments: Sequence[str], *, quiet: bool = True) -> str:
     """Run `docker compose`; its standard output. A failure carries the last lines of what it said."""
     command = ["docker", "compose", "--progress", "plain", "-p", project, "-f", str(file), *arguments]
-    environment = {**os.environ, "DOCKER_BUILDKIT": "1", "COMPOSE_IGNORE_ORPHANS": "1"}
+    environment = {**_build_settings(), **os.environ, "DOCKER_BUILDKIT": "1", "COMPOSE_IGNORE_ORPHANS": "1"}
     try:
         done = subprocess.run(
             command,
@@ -91,6 +92,15 @@ def compose(project: str, file: Path, arguments: Sequence[str], *, quiet: bool =
         tail = (done.stderr or done.stdout).strip().splitlines()[-12:]
         raise _compose_problem(arguments[0], tail)
     return done.stdout
+
+
+def _build_settings() -> dict[str, str]:
+    """What `scripts/setup` found out for builds here: the base image, the host's CA bundle and pip settings."""
+    try:
+        lines = BUILD_SETTINGS.read_text().splitlines()
+    except OSError:
+        return {}
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
 
 def _compose_problem(verb: str, tail: list[str]) -> EnvironmentProblem:

@@ -34,6 +34,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def write_relays(plan: Plan, root: Path, broker_port: int) -> dict[str, int]:
+    """Which port each device connects to; empty: straight to the broker, unshaped."""
+    return {}
+
+
 def mosquitto_binary() -> str | None:
     return shutil.which("mosquitto", path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin")
 
@@ -84,18 +89,19 @@ class ProcessRuntime:
     # --- what a Runtime does ---------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._history.append("probed", backend="relay" if self._relay_ports else "none", reason=_REASON, checks={})
+        self._history.append(
+            "probed", backend="relay" if self._relay_ports else "none", reason=_REASON, checks={}
+        )
         self._launch("broker", "broker", self._broker_command())
         self._await_broker()
-        python = sys.executable
-        self._launch(
-            "coordinator",
-            "coordinator",
-            [python, "-m", "coordinator", "--root", str(self._root), "--broker-host", "127.0.0.1"]
-            + ["--broker-port", str(self._broker_port), "--mqtt-version", str(self.mqtt_version())],
-        )
+        self._launch("coordinator", "coordinator", self._coordinator_command())
         if self._relay_ports:
-            self._launch("relay", "relay", [python, "-m", "emulation.links.relay", "--config", str(self._root / "relay.json")])
+            python = sys.executable
+            self._launch(
+                "relay",
+                "relay",
+                [python, "-m", "emulation.links.relay", "--config", str(self._root / "relay.json")],
+            )
         for device in self._plan.devices:
             self._launch(device.name, "agent", self._agent_command(device))
         self._history.sync()
@@ -144,7 +150,20 @@ class ProcessRuntime:
         binary = mosquitto_binary()
         if binary:
             return [binary, "-c", str(private / "mosquitto.conf")]
-        return [sys.executable, "-m", "compose.python_broker", "--private", str(private), "--port", str(self._broker_port)]
+        return [
+            sys.executable,
+            "-m",
+            "compose.python_broker",
+            "--private",
+            str(private),
+            "--port",
+            str(self._broker_port),
+        ]
+
+    def _coordinator_command(self) -> list[str]:
+        command = [sys.executable, "-m", "coordinator", "--root", str(self._root)]
+        command += ["--broker-host", "127.0.0.1", "--broker-port", str(self._broker_port)]
+        return [*command, "--mqtt-version", str(self.mqtt_version())]
 
     def _agent_command(self, device: DevicePlan) -> list[str]:
         config = self._root / "private" / device.name / "agent.yaml"
@@ -154,7 +173,9 @@ class ProcessRuntime:
         service = Service(name, role, command, self._root / "logs" / f"{name}.log")
         self._services[name] = service
         service.start()
-        self._history.append("container_started", node=name, pid=service.process.pid if service.process else 0)
+        self._history.append(
+            "container_started", node=name, pid=service.process.pid if service.process else 0
+        )
 
     def _await_broker(self) -> None:
         deadline = time.monotonic() + BROKER_WAIT_S
@@ -190,7 +211,9 @@ class ProcessRuntime:
             "fault_applied", fault=fault.id, kind=fault.kind, targets=list(fault.targets), lateness_s=lateness
         )
         dead = all(self._wait_dead(target) for target in fault.targets)
-        self._history.append("fault_verified", fault=fault.id, ok=dead, detail="process ended" if dead else "still runs")
+        self._history.append(
+            "fault_verified", fault=fault.id, ok=dead, detail="process ended" if dead else "still runs"
+        )
 
     def _wait_dead(self, target: str) -> bool:
         process = self._services[target].process
@@ -207,7 +230,9 @@ class ProcessRuntime:
             if not self._services[target].running:
                 self._services[target].start()
                 self._history.append("container_started", node=target)
-        self._history.append("fault_healed", fault=action.fault.id, targets=list(action.fault.targets), wall_s=0.0)
+        self._history.append(
+            "fault_healed", fault=action.fault.id, targets=list(action.fault.targets), wall_s=0.0
+        )
 
 
 _REASON = "runtime process: no root and no Docker asked for; loss and CPU quotas are not emulated"

@@ -84,7 +84,9 @@ class Client:
         self._config, self._post = config, post
         self._refused = False
         version = MQTTProtocolVersion.MQTTv5 if config.mqtt_version == 5 else MQTTProtocolVersion.MQTTv311
-        session: dict[str, Any] = {} if config.mqtt_version == 5 else {"clean_session": False}
+        # A 3.1.1 broker here is amqtt, which on a resumed session sends the retained messages of every
+        # client's subscriptions. The protocol needs no session: after a connect the hello says what is where.
+        session: dict[str, Any] = {} if config.mqtt_version == 5 else {"clean_session": True}
         client = paho.Client(
             CallbackAPIVersion.VERSION2, client_id=config.username, protocol=version, **session
         )

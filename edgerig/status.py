@@ -57,7 +57,7 @@ def describe(root: Path, plan: Plan) -> RunStatus:
     devices = {device.name: DeviceStatus(name=device.name) for device in plan.devices}
     since: dict[str, float] = {}
     newest = 0.0
-    for event in read_history(root):
+    for event in read_history(root).events:
         newest = max(newest, event.mono_s)
         _fold(status, devices, since, event)
     for name, began in since.items():

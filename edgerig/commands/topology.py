@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from compose.generate import compose_file
 from compose.generated import generated_files as compose_generated
-
 from compose.prepare import prepare as prepare_run
 from compose.session import REPOSITORY, seeded
 from edgerig.exits import CONFIGURATION, FAILED

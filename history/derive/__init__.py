@@ -28,9 +28,13 @@ def handler_of(record: Record, event: Event) -> Handler | None:
     return None
 
 
+# What every producer may say of itself; the host's handlers count those of the coordinator only.
+SHARED = frozenset({"message_refused"})
+
+
 def _foreign(event: Event) -> bool:
     known = coordinator.HANDLERS.keys() | host.HANDLERS.keys()
-    return event.node not in TRUSTED and event.event in known - agent.HANDLERS.keys()
+    return event.node not in TRUSTED and event.event in known - agent.HANDLERS.keys() - SHARED
 
 
 def derive(history: History, plan: Plan) -> Record:

@@ -61,6 +61,15 @@ class LabelSpec(Struct, frozen=True, kw_only=True):
     shape: Annotated[tuple[Dim, ...], Meta(max_length=8)] = ()
 
 
+class NoiseSpec(Struct, frozen=True, kw_only=True):
+    """Uniform noise in [0, 1) a step wants as input `name`, batch axis included: dropout masks are cut from
+    it.
+    """
+
+    name: Name
+    shape: Annotated[tuple[Dim, ...], Meta(max_length=8)]
+
+
 class TrainingArtifact(Struct, frozen=True, kw_only=True):
     """`training`: x, labels, weights, p:<name>... → loss_sum, correct, g:<name>... ; `inference`: x,
     p:<name>... → output.
@@ -74,6 +83,7 @@ class TrainingArtifact(Struct, frozen=True, kw_only=True):
     labels: LabelSpec
     parameters: Annotated[tuple[ParameterSpec, ...], Meta(min_length=1, max_length=SPECS_MAX)]
     output_shape: Annotated[tuple[Dim, ...], Meta(max_length=8)]
+    noise: Annotated[tuple[NoiseSpec, ...], Meta(max_length=256)] = ()
     training: Annotated[bytes, Meta(max_length=ARTIFACT_BYTES_MAX)]
     inference: Annotated[bytes, Meta(max_length=ARTIFACT_BYTES_MAX)]
     counts_correct: bool = True
@@ -85,6 +95,12 @@ class TrainingArtifact(Struct, frozen=True, kw_only=True):
     def size(self) -> int:
         """Length of the flat parameter vector."""
         return sum(spec.size for spec in self.parameters)
+
+    @property
+    def state(self) -> list[slice]:
+        """Parts that are kept, not trained: no decay, no momentum, no sparsification; averaged by samples."""
+        pairs = zip(self.parameters, self.slices, strict=True)
+        return [part for spec, part in pairs if spec.kind == "state"]
 
     @property
     def slices(self) -> list[slice]:

@@ -50,6 +50,7 @@ class StepSession:
         self.weights = np.ones(batch, np.float32)
         self.loss_sum = np.zeros((), np.float32)
         self.correct = np.zeros((), np.float32)
+        self.noise = {spec.name: np.zeros(spec.shape, np.float32) for spec in artifact.noise}
         self._keep: list[ort.OrtValue] = []
         self._binding = self.session.io_binding()
         self._bind(artifact, params, grad)
@@ -58,6 +59,8 @@ class StepSession:
         self._input("x", self.x)
         self._input("labels", self.labels)
         self._input("weights", self.weights)
+        for name, array in self.noise.items():
+            self._input(name, array)
         for name, view in unflatten(artifact, params).items():
             self._input(f"p:{name}", view)
         self._output("loss_sum", self.loss_sum)

@@ -19,6 +19,9 @@ Received = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 OnStep = Callable[[int, int], Any]
 
 
+NOISE_STREAM = 1  # second word of the seed of dropout's noise: independent of the order of the samples
+
+
 class TrainingDiverged(RuntimeError):
     """The loss became NaN or infinite. The task is lost, the device is not."""
 
@@ -62,12 +65,14 @@ class TrainResult(Struct, kw_only=True):
 
 
 def batches(
-    samples: int, batch_size: int, steps: int, seed: int
+    samples: int, batch_size: int, steps: int, seed: int, fill: bool = False
 ) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
     """Indices of each step's batch and how many of them count; epochs are reshuffled, the last batch is
     padded.
 
-    Order follows from `seed` alone. Padding repeats the batch's own first indices; its weight is zero.
+    Order follows from `seed` alone. Padding repeats the batch's own first indices; its weight is zero. With
+    `fill` the last batch is filled with other samples of the shard instead, which count: what a batch's
+    statistics are taken over cannot be weighted away.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
     done = 0
@@ -78,7 +83,10 @@ def batches(
                 return
             chosen = order[start : start + batch_size]
             real = len(chosen)
-            yield (np.resize(chosen, batch_size) if real < batch_size else chosen), real
+            if real < batch_size and fill:
+                yield np.resize(np.concatenate([chosen, order[:start]]), batch_size), batch_size
+            else:
+                yield (np.resize(chosen, batch_size) if real < batch_size else chosen), real
             done += 1
 
 
@@ -126,10 +134,10 @@ class Trainer:
             )
         began = time.monotonic()
         work: Flat = flat_params.astype(np.float32)
-        loop = _Loop(self, spec, work, flat_params)
+        loop = _Loop(self, spec, work, flat_params, seed)
         steps = self.steps(spec)
         for index, (chosen, real) in enumerate(
-            batches(len(self.shard), spec.batch_size, steps, seed), start=1
+            batches(len(self.shard), spec.batch_size, steps, seed, fill=bool(artifact.state)), start=1
         ):
             loop.step(chosen, real)
             if on_step is not None and on_step(index, steps) is False:
@@ -153,11 +161,13 @@ class Trainer:
 class _Loop:
     """The state of one task: buffers, optimizer, running sums."""
 
-    def __init__(self, trainer: Trainer, spec: TrainingSpec, work: Flat, anchor: Received) -> None:
+    def __init__(self, trainer: Trainer, spec: TrainingSpec, work: Flat, anchor: Received, seed: int) -> None:
         self.shard, self.spec, self.work, self.anchor = trainer.shard, spec, work, anchor
         self.grad = np.empty_like(work)
         self.session = StepSession(trainer.artifact, work, self.grad, trainer.threads)
         self.optimizer = OPTIMIZERS[spec.optimizer](work.size, spec)
+        self.state = trainer.artifact.state
+        self.noise = np.random.Generator(np.random.PCG64([seed, NOISE_STREAM]))
         self.samples = 0
         self.loss_sum = self.correct = 0.0
         self.times: list[float] = []
@@ -169,16 +179,25 @@ class _Loop:
         session.labels[...] = self.shard.y[chosen].reshape(session.labels.shape)
         session.weights[:real] = 1.0
         session.weights[real:] = 0.0
+        for noise in session.noise.values():
+            self.noise.random(out=noise, dtype=np.float32)
         loss = session.run()
         if not np.isfinite(loss):
             raise TrainingDiverged(
                 f"loss {loss} after {len(self.times)} steps; lower the learning rate or clip"
             )
+        # New running statistics came where gradients come. They are taken over, and count nothing as
+        # gradients.
+        kept = [self.grad[part].copy() for part in self.state]
         if spec.prox_mu:
             add_proximal(self.grad, self.work, self.anchor, spec.prox_mu)
+        for part in self.state:
+            self.grad[part] = 0.0
         if spec.clip_norm is not None:
             clip_by_global_norm(self.grad, spec.clip_norm)
         self.optimizer.step(self.work, self.grad, spec.lr)
+        for part, value in zip(self.state, kept, strict=True):
+            self.work[part] = value
         self.loss_sum += loss
         self.correct += float(session.correct)
         self.samples += real

@@ -9,7 +9,7 @@ import onnx
 import learning.autodiff.rules  # noqa: F401 - fills the table
 from learning.autodiff.errors import UnsupportedOperator
 from learning.autodiff.graph import Graph, Tensor
-from learning.autodiff.registry import NO_GRADIENT, RULES, Node, supported
+from learning.autodiff.registry import NO_GRADIENT, RULES, Node, Product, supported
 
 
 class Backward:
@@ -19,7 +19,7 @@ class Backward:
         self.graph = graph
         self.nodes = nodes
         self.tensors = tensors
-        self.pending: dict[str, list[Tensor]] = {}
+        self.pending: dict[str, list[Tensor | Product]] = {}
 
     def run(self, seeds: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
         """Gradients of `wanted`, given those of some outputs. A name nothing flows to is missing in the
@@ -43,13 +43,24 @@ class Backward:
 
     def _total(self, name: str) -> Tensor | None:
         """The sum of what all consumers sent back: fan-out and tied weights meet here."""
-        grads = self.pending.get(name, [])
+        grads = [g for g in self.pending.get(name, []) if isinstance(g, Tensor)]
+        products = [g for g in self.pending.get(name, []) if isinstance(g, Product)]
+        if products:
+            grads.append(self._multiplied(products))
         if not grads:
             return None
         if len(grads) > 1:
-            total = grads[0] + grads[1] if len(grads) == 2 else self.graph.op("Sum", *grads)
-            self.pending[name] = [total]
-        return self.pending[name][0]
+            grads = [grads[0] + grads[1] if len(grads) == 2 else self.graph.op("Sum", *grads)]
+        self.pending[name] = [grads[0]]
+        return grads[0]
+
+    def _multiplied(self, products: list[Product]) -> Tensor:
+        """Σ leftᵀ·right as one product over everything stacked."""
+        left, right = products[0].left, products[0].right
+        if len(products) > 1:
+            left = self.graph.op("Concat", *(p.left for p in products), axis=0)
+            right = self.graph.op("Concat", *(p.right for p in products), axis=0)
+        return self.graph.op("Gemm", left, right, transA=1)
 
     def _differentiate(self, proto: onnx.NodeProto, reached: set[str]) -> None:
         entry = RULES.get(proto.op_type) if proto.domain in ("", "ai.onnx") else None
@@ -65,7 +76,7 @@ class Backward:
             wanted=[name in reached for name in proto.input],
         )
         result = entry.rule(node)
-        grads = [result] if isinstance(result, Tensor) or result is None else list(result)
+        grads = [result] if isinstance(result, Tensor | Product) or result is None else list(result)
         for name, grad in zip(proto.input, grads, strict=False):
             if grad is not None and name in reached:
                 self.pending.setdefault(name, []).append(grad)

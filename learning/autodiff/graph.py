@@ -89,11 +89,12 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, Array] = {}
         self._pool: dict[tuple[str, Shape, bytes], str] = {}
+        self.prefix = "_"
         self._counter = 0
 
     def fresh(self, stem: str) -> str:
         self._counter += 1
-        return f"_{stem.lower()}_{self._counter}"
+        return f"{self.prefix}{stem.lower()}_{self._counter}"
 
     def constant(self, value: npt.ArrayLike) -> Tensor:
         """A constant; equal ones are stored once."""

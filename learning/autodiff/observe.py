@@ -33,6 +33,7 @@ SHAPE_ONLY = {"Shape", "Size"}  # constant whatever the data, once shapes are bo
 OPSET_MIN = (
     13  # axes of Squeeze, Unsqueeze and ReduceSum became inputs; older forms are not worth a second rule
 )
+NOISE = "noise:"  # inputs a rewrite added; the device fills them
 FOLD_BYTES_MAX = 64 << 20  # a folded constant above this would bloat the artifact every device must fetch
 
 
@@ -91,7 +92,7 @@ def to_array(tensor: onnx.TensorProto) -> Array:
 
 def data_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
     names = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in names]
+    inputs = [v for v in model.graph.input if v.name not in names and not v.name.startswith(NOISE)]
     if len(inputs) != 1:
         raise AutodiffError(
             f"the model has {len(inputs)} data inputs ({', '.join(v.name for v in inputs) or 'none'}); "
@@ -132,6 +133,12 @@ def bind(model: onnx.ModelProto, batch_size: int, dims: Mapping[str, int] | None
     return bound
 
 
+def _zeros(value: onnx.ValueInfoProto) -> Array:
+    tensor_type = value.type.tensor_type
+    shape = [dim.dim_value for dim in tensor_type.shape.dim]
+    return np.zeros(shape, helper.tensor_dtype_to_np_dtype(tensor_type.elem_type))
+
+
 def run_once(model: onnx.ModelProto, names: list[str], value: onnx.ValueInfoProto) -> dict[str, Array]:
     """Every named value for an input of zeros."""
     probe = onnx.ModelProto()
@@ -144,10 +151,10 @@ def run_once(model: onnx.ModelProto, names: list[str], value: onnx.ValueInfoProt
     options.log_severity_level = 4
     tensor_type = value.type.tensor_type
     shape = [dim.dim_value for dim in tensor_type.shape.dim]
-    feed = np.zeros(shape, helper.tensor_dtype_to_np_dtype(tensor_type.elem_type))
+    feeds = {v.name: _zeros(v) for v in model.graph.input if v.name == value.name or v.name.startswith(NOISE)}
     try:
         session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return dict(zip(names, session.run(names, {value.name: feed}), strict=True))
+        return dict(zip(names, session.run(names, feeds), strict=True))
     except Exception as error:
         hint = " (was it exported with a fixed batch of 1?)" if "reshape" in str(error).lower() else ""
         raise AutodiffError(f"onnxruntime cannot run the model with shape {shape}{hint}: {error}") from error

@@ -20,7 +20,7 @@ from learning.autodiff.errors import AutodiffError
 from learning.autodiff.graph import Array
 from learning.autodiff.observe import Observed
 
-Kind = Literal["weight", "bias", "norm"]
+Kind = Literal["weight", "bias", "norm", "state"]
 
 VIEWS = {
     "Transpose",

@@ -16,7 +16,19 @@ from onnx import helper
 
 from learning.autodiff.graph import Graph, Shape, Tensor
 
-Gradients = Tensor | None | Sequence[Tensor | None]
+
+@dataclass(frozen=True)
+class Product:
+    """A gradient leftᵀ·right not yet multiplied out.
+
+    A weight used many times (a recurrent layer's) gets one long product instead of a sum of many short ones.
+    """
+
+    left: Tensor
+    right: Tensor
+
+
+Gradients = Tensor | Product | None | Sequence["Tensor | Product | None"]
 Rule = Callable[["Node"], Gradients]
 
 

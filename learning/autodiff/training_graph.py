@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper, version_converter
+from onnx import TensorProto, helper, version_converter
 
-from learning.artifact import Flat, InputSpec, LabelSpec, ParameterSpec, TrainingArtifact, flatten
+from learning.artifact import Flat, InputSpec, LabelSpec, NoiseSpec, ParameterSpec, TrainingArtifact, flatten
 from learning.autodiff import losses
 from learning.autodiff.backward import Backward
 from learning.autodiff.errors import AutodiffError
 from learning.autodiff.graph import Graph, Tensor, prune
-from learning.autodiff.observe import Observed, data_input, default_opset, observe, to_array
+from learning.autodiff.observe import Observed, default_opset, observe, to_array
+from learning.autodiff.packaging import ELEMENT, finish, inference_graph, rename, scaling_nodes
 from learning.autodiff.parameters import Verdict, judge, select
+from learning.autodiff.rewrite import Rewritten, rewrite
 
 OPSET_LEAST = 17  # ScatterND and ScatterElements add from 16 on, LayerNormalization comes with 17
-IR_VERSION_MOST = 10  # read by onnxruntime 1.18 and newer
-
-ELEMENT = {
-    "uint8": TensorProto.UINT8,
-    "float32": TensorProto.FLOAT,
-    "int64": TensorProto.INT64,
-    "int32": TensorProto.INT32,
-}
 
 
 def modern(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -49,6 +43,8 @@ def build_training_graph(
     scaling: InputSpec | None = None,
     loss_options: Mapping[str, float] | None = None,
     dims: Mapping[str, int] | None = None,
+    batch_norm: Literal["frozen", "train"] = "frozen",
+    dropout: bool = False,
     name: str | None = None,
 ) -> TrainingArtifact:
     """Derive the gradients-only training graph of an inference model.
@@ -74,8 +70,12 @@ def build_training_graph(
         scale=feed.scale,
         offset=feed.offset,
     )
+    rewritten = rewrite(observed, batch_norm, dropout)
+    if rewritten.changed:
+        observed = observe(rewritten.model, batch_size)
+    chosen += [Verdict(name, "state", "running statistic") for name in rewritten.state]
     graph = forward_graph(observed, {v.name for v in chosen})
-    builder = _Builder(graph, observed, chosen, feed)
+    builder = _Builder(graph, observed, chosen, feed, rewritten)
     training = builder.training(head, dict(loss_options or {}))
     chosen = builder.chosen
     return TrainingArtifact(
@@ -94,6 +94,7 @@ def build_training_graph(
         training=training,
         inference=inference_graph(model, {v.name for v in chosen}, feed, dims),
         counts_correct=builder.counts_correct,
+        noise=tuple(NoiseSpec(name=n, shape=shape) for n, shape in rewritten.noise.items()),
     )
 
 
@@ -123,8 +124,11 @@ def forward_graph(observed: Observed, trained: set[str]) -> Graph:
 class _Builder:
     """Assembles input scaling, forward pass, loss head and gradients into one graph."""
 
-    def __init__(self, graph: Graph, observed: Observed, chosen: list[Verdict], feed: InputSpec) -> None:
+    def __init__(
+        self, graph: Graph, observed: Observed, chosen: list[Verdict], feed: InputSpec, rewritten: Rewritten
+    ) -> None:
         self.graph, self.observed, self.chosen, self.feed = graph, observed, chosen, feed
+        self.rewritten = rewritten
         self.counts_correct = False
         self.tensors = {
             name: Tensor(name, graph, shape, observed.dtypes[name]) for name, shape in observed.shapes.items()
@@ -146,9 +150,9 @@ class _Builder:
         if built.correct is not None:
             results["correct"] = g.sum(built.correct * weights, [0])
             self.counts_correct = True
-        grads = Backward(g, forward, self.tensors).run(
-            {output.name: built.gradient}, [v.name for v in self.chosen]
-        )
+        trained = [v.name for v in self.chosen if v.kind != "state"]
+        grads = Backward(g, forward, self.tensors).run({output.name: built.gradient}, trained)
+        grads.update({name: self.tensors[new] for name, new in self.rewritten.state.items()})
         self._require_gradients(grads)
         for verdict in self.chosen:
             results[f"g:{verdict.name}"] = grads[verdict.name]
@@ -160,7 +164,7 @@ class _Builder:
     def _require_gradients(self, grads: dict[str, Tensor]) -> None:
         """A weight the loss does not depend on is no parameter; if none is left, nothing can be learned."""
         self.chosen = [v for v in self.chosen if v.name in grads]
-        if not self.chosen:
+        if all(v.kind == "state" for v in self.chosen):
             raise AutodiffError("no chosen parameter has any influence on the model's first output")
 
     def _serialize(self, outputs: list[str], batch: int, labels: Tensor) -> bytes:
@@ -176,6 +180,10 @@ class _Builder:
             ),
             helper.make_tensor_value_info("weights", TensorProto.FLOAT, [batch]),
         ]
+        inputs += [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
+            for name, shape in self.rewritten.noise.items()
+        ]
         names = {v.name: f"p:{v.name}" for v in self.chosen}
         shapes = self.observed.shapes
         inputs += [helper.make_tensor_value_info(names[n], TensorProto.FLOAT, list(shapes[n])) for n in names]
@@ -185,78 +193,11 @@ class _Builder:
             )
             for o in outputs
         ]
-        renamed = [_rename(node, names) for node in nodes]
+        renamed = [rename(node, names) for node in nodes]
         graph = helper.make_graph(
             [*prefix, *renamed], "training", inputs, results, initializer=self.graph.initializers(used)
         )
         return finish(graph, self.observed.model)
-
-
-def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    copy.input[:] = [names.get(name, name) for name in node.input]
-    copy.doc_string = ""
-    del copy.metadata_props[:]
-    return copy
-
-
-def finish(graph: onnx.GraphProto, source: onnx.ModelProto) -> bytes:
-    """Deterministic bytes of a model that older runtimes read, too."""
-    model = helper.make_model(graph, opset_imports=list(source.opset_import), producer_name="edgerig")
-    model.ir_version = min(model.ir_version, IR_VERSION_MOST)
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
-
-
-def scaling_nodes(feed: InputSpec, target: str, element: int) -> list[onnx.NodeProto]:
-    """x → the model's input: cast, then scale and shift if that changes anything."""
-    nodes = [helper.make_node("Cast", ["x"], ["_x_float"], to=element)]
-    constant = helper.make_node
-    last = "_x_float"
-    for op_type, number, neutral in (("Mul", feed.scale, 1.0), ("Add", feed.offset, 0.0)):
-        if number != neutral:
-            value = numpy_helper.from_array(np.asarray(number, helper.tensor_dtype_to_np_dtype(element)))
-            nodes.append(constant("Constant", [], [f"_x_{op_type}"], value=value))
-            nodes.append(helper.make_node(op_type, [last, f"_x_{op_type}"], [f"_x_{op_type}ed"]))
-            last = f"_x_{op_type}ed"
-    nodes.append(helper.make_node("Identity", [last], [target]))
-    return nodes
-
-
-def inference_graph(
-    model: onnx.ModelProto, trained: set[str], feed: InputSpec, dims: Mapping[str, int] | None
-) -> bytes:
-    """The model itself, fed raw samples, its trained parameters as inputs; the batch stays dynamic if it
-    was.
-    """
-    source = data_input(model)
-    first = source.type.tensor_type.shape.dim[0]
-    batch: int | str = first.dim_value if first.HasField("dim_value") else "batch"
-    names = {name: f"p:{name}" for name in trained}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name not in trained]
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    inputs = [helper.make_tensor_value_info("x", ELEMENT[feed.dtype], [batch, *feed.shape])]
-    inputs += [
-        helper.make_tensor_value_info(names[n], TensorProto.FLOAT, list(weights[n].dims))
-        for n in weights
-        if n in trained
-    ]
-    first_output = model.graph.output[0]
-    nodes, used = prune(model.graph.node, [first_output.name])
-    graph = helper.make_graph(
-        [
-            *scaling_nodes(feed, source.name, source.type.tensor_type.elem_type),
-            *(_rename(node, names) for node in nodes),
-            helper.make_node("Identity", [first_output.name], ["output"]),
-        ],
-        "inference",
-        inputs,
-        [helper.make_empty_tensor_value_info("output")],
-        initializer=[tensor for tensor in kept if tensor.name in used],
-    )
-    graph.output[0].type.tensor_type.elem_type = first_output.type.tensor_type.elem_type
-    return finish(graph, model)
 
 
 def initial_parameters(model: onnx.ModelProto, artifact: TrainingArtifact) -> Flat:

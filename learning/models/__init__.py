@@ -8,9 +8,17 @@ from collections.abc import Callable
 
 import onnx
 
-from learning.models.vision import cnn, mlp
+from learning.models.sequence import conv1d, gru, transformer
+from learning.models.vision import cnn, mlp, mobile_cnn
 
-MODELS: dict[str, Callable[[int], onnx.ModelProto]] = {"cnn": cnn, "mlp": mlp}
+MODELS: dict[str, Callable[[int], onnx.ModelProto]] = {
+    "cnn": cnn,
+    "conv1d": conv1d,
+    "gru": gru,
+    "mlp": mlp,
+    "mobile-cnn": mobile_cnn,
+    "transformer": transformer,
+}
 
 
 def build_model(name: str, seed: int = 0) -> onnx.ModelProto:

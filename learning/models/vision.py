@@ -30,3 +30,17 @@ def cnn(seed: int) -> onnx.ModelProto:
     x = net.op("Flatten", x, axis=1)
     x = net.op("Relu", net.linear("fc1", x, 7 * 7 * 64, 512))
     return net.model((1, 28, 28), net.linear("fc2", x, 512, 10), (10,))
+
+
+def mobile_cnn(seed: int) -> onnx.ModelProto:
+    """A depthwise-separable network after MobileNet (Howard et al. 2017): a stem and four 3×3/1×1 pairs."""
+    net = Net("mobile-cnn", seed)
+    x = net.op("Relu", net.conv("stem", "input", 1, 16, (3, 3), strides=[2, 2], pads=[1, 1, 1, 1]))
+    channels = 16
+    for index, (outputs, stride) in enumerate([(32, 1), (64, 2), (64, 1), (128, 2)], start=1):
+        depthwise = {"strides": [stride, stride], "pads": [1, 1, 1, 1]}
+        x = net.conv(f"depthwise{index}", x, channels, channels, (3, 3), groups=channels, **depthwise)
+        x = net.op("Relu", net.conv(f"pointwise{index}", net.op("Relu", x), channels, outputs, (1, 1)))
+        channels = outputs
+    x = net.op("Flatten", net.op("GlobalAveragePool", x), axis=1)
+    return net.model((1, 28, 28), net.linear("head", x, channels, 10), (10,))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from learning.autodiff.graph import Tensor
-from learning.autodiff.registry import Gradients, Node, rule
+from learning.autodiff.registry import Gradients, Node, Product, rule
 
 
 @rule("Gemm")
@@ -16,11 +16,16 @@ def gemm(n: Node) -> Gradients:
     def product(left: Tensor, right: Tensor, t_left: int, t_right: int) -> Tensor:
         return n.graph.op("Gemm", left, right, alpha=alpha, transA=t_left, transB=t_right)
 
-    da = db = dc = None
+    da: Tensor | None = None
+    db: Tensor | Product | None = None
+    dc: Tensor | None = None
     if n.wants(0):
         da = product(b, n.dy, tb, 1) if ta else product(n.dy, b, 0, 1 - tb)
     if n.wants(1):
-        db = product(n.dy, a, 1, ta) if tb else product(a, n.dy, 1 - ta, 0)
+        if tb and not ta and alpha == 1.0:
+            db = Product(n.dy, a)
+        else:
+            db = product(n.dy, a, 1, ta) if tb else product(a, n.dy, 1 - ta, 0)
     if n.wants(2):
         scaled = n.dy if beta == 1.0 else n.dy * beta
         dc = n.unbroadcast(scaled, 2)

@@ -1,0 +1,215 @@
+"""What `edgerig model` does: prepare, inspect, check and export models. Operator's side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from learning.artifact import Flat, TrainingArtifact, unflatten
+from learning.autodiff import AutodiffError, initial_parameters
+from learning.autodiff.observe import observe
+from learning.autodiff.parameters import Verdict, judge
+from learning.autodiff.training_graph import modern
+from learning.models import MODELS, build_model
+from learning.session import INPUT_TYPES, StepSession
+
+MODEL_BYTES_MAX = 512 << 20  # a model file beyond this trains on no device this is for
+BASE_MB = 76.0  # an agent with onnxruntime and a session, before any parameter (python -m benchmarks.memory)
+
+
+def load_model(source: str | Path, seed: int = 0) -> onnx.ModelProto:
+    """A reference model by name, or an ONNX file. Raises AutodiffError naming the file and what is wrong
+    with it.
+    """
+    if str(source) in MODELS:
+        return build_model(str(source), seed)
+    path = Path(source)
+    if not path.is_file():
+        names = ", ".join(sorted(MODELS))
+        raise AutodiffError(f"{path} is no file and no reference model: give an .onnx file or one of {names}")
+    if path.stat().st_size > MODEL_BYTES_MAX:
+        raise AutodiffError(f"{path} has {path.stat().st_size} bytes: at most {MODEL_BYTES_MAX} are read")
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model)
+    except Exception as error:
+        raise AutodiffError(f"{path} is no valid ONNX model ({error}): truncated? Export it again") from error
+    return model
+
+
+@dataclass
+class Inspection:
+    """What `edgerig model inspect` prints. FLOPs count a multiply-add as two, forward pass, one sample."""
+
+    name: str
+    opset: int
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    verdicts: list[Verdict]
+    sizes: dict[str, int]
+    shapes: dict[str, tuple[int, ...]]
+    flops: int
+    activation_bytes: int
+    unsupported: list[str]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def parameters(self) -> int:
+        return sum(self.sizes[v.name] for v in self.verdicts if v.kind is not None)
+
+    def step_mb(self, momentum: bool = True) -> float:
+        """Estimated peak of an agent training this: parameters, gradients, state, received version,
+        activations.
+        """
+        vectors = (3.5 if momentum else 2.5) * 4 * self.parameters
+        return BASE_MB + (vectors + 2 * self.activation_bytes) / 1e6
+
+
+def inspect(model: onnx.ModelProto, batch_size: int, dims: Mapping[str, int] | None = None) -> Inspection:
+    """Everything that can be said of a model before training it."""
+    from learning.autodiff.registry import NO_GRADIENT, RULES
+    from learning.autodiff.rewrite import EXPANSIONS
+
+    model = modern(model)
+    observed = observe(model, batch_size, dims)
+    known = NO_GRADIENT | set(RULES) | set(EXPANSIONS)
+    nodes = [n for n in observed.model.graph.node if not all(o in observed.constants for o in n.output if o)]
+    made = {o for n in nodes for o in n.output if o}
+    bytes_ = sum(math.prod(observed.shapes[o]) * observed.dtypes[o].itemsize for o in made)
+    return Inspection(
+        name=model.graph.name,
+        opset=observed.opset,
+        input_shape=observed.shapes[observed.input.name],
+        output_shape=observed.shapes[observed.output],
+        verdicts=judge(observed),
+        sizes={name: array.size for name, array in observed.weights.items()},
+        shapes={name: array.shape for name, array in observed.weights.items()},
+        flops=sum(_flops(n, observed.shapes) for n in nodes) // batch_size,
+        activation_bytes=bytes_,
+        unsupported=sorted({n.op_type for n in nodes} - known),
+        notes=_notes(model),
+    )
+
+
+def _flops(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Multiply-adds × 2 of products and convolutions; anything else is one per output element."""
+    out = math.prod(shapes[node.output[0]]) if node.output[0] in shapes else 0
+    if node.op_type in ("Conv", "ConvTranspose"):
+        weight, x = shapes[node.input[1]], shapes[node.input[0]]
+        cells = out if node.op_type == "Conv" else math.prod(x)
+        return 2 * cells * math.prod(weight[1:])
+    if node.op_type == "Gemm":
+        transposed = any(a.name == "transA" and a.i for a in node.attribute)
+        return 2 * out * shapes[node.input[0]][0 if transposed else 1]
+    if node.op_type == "MatMul":
+        return 2 * out * shapes[node.input[0]][-1]
+    if node.op_type in ("GRU", "LSTM"):
+        steps, batch, _ = shapes[node.input[0]]
+        return 2 * steps * batch * (math.prod(shapes[node.input[1]]) + math.prod(shapes[node.input[2]]))
+    return out
+
+
+def _notes(model: onnx.ModelProto) -> list[str]:
+    operators = {node.op_type for node in model.graph.node}
+    notes = []
+    if "BatchNormalization" in operators:
+        notes.append("BatchNormalization is frozen to its statistics; batch_norm='train' makes them state")
+    elif {"Conv", "Gemm"} & operators:
+        notes.append(
+            "no BatchNormalization: exporters fold it into the convolution before it; "
+            "export in training mode to keep it"
+        )
+    if "Dropout" not in operators:
+        notes.append(
+            "no Dropout: exporters remove it from inference models; export in training mode to keep it"
+        )
+    return notes
+
+
+@dataclass
+class Check:
+    """Gradient errors against PyTorch, max|a−b| / max|b| per parameter, and both losses."""
+
+    loss: float
+    torch_loss: float
+    errors: dict[str, float]
+
+    @property
+    def worst(self) -> float:
+        return max(self.errors.values())
+
+
+def random_batch(artifact: TrainingArtifact, seed: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """A batch of plausible samples and labels."""
+    rng = np.random.default_rng(seed)
+    shape, kind = (artifact.batch_size, *artifact.input.shape), INPUT_TYPES[artifact.input.dtype]
+    x = (
+        rng.standard_normal(shape).astype(kind)
+        if kind is np.float32
+        else rng.integers(0, 255, shape).astype(kind)
+    )
+    if kind in (np.int64, np.int32):
+        x %= 8  # tokens: the smallest vocabulary anybody embeds
+    shape = (artifact.batch_size, *artifact.labels.shape)
+    if artifact.labels.dtype == "float32":
+        return x, rng.random(shape).astype(np.float32)
+    return x, rng.integers(0, artifact.output_shape[-1], shape)
+
+
+def check(model: onnx.ModelProto, artifact: TrainingArtifact, seed: int = 0) -> Check:
+    """Compare one step's gradients with PyTorch's. Raises AutodiffError if PyTorch is not installed."""
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise AutodiffError("the check needs PyTorch: pip install 'edgerig[bench]'") from error
+    from learning.autodiff.oracle import torch_loss, torch_output
+
+    model = modern(model)
+    flat = initial_parameters(model, artifact)
+    grad = np.empty_like(flat)
+    step = StepSession(artifact, flat, grad)
+    step.x[...], step.labels[...] = random_batch(artifact, seed)
+    mine = step.run() / artifact.batch_size
+    scaled = step.x if step.x.dtype.kind == "i" else step.x * np.float32(artifact.input.scale)
+    if step.x.dtype.kind != "i":
+        scaled = (scaled + np.float32(artifact.input.offset)).astype(np.float32)
+    output, leaves = torch_output(model, scaled, unflatten(artifact, flat))
+    theirs = torch_loss(artifact.loss, output, step.labels)
+    theirs.backward()
+    errors = {}
+    for name, value in unflatten(artifact, grad).items():
+        want = leaves[name].grad.numpy()
+        errors[name] = float(np.abs(value - want).max() / max(float(np.abs(want).max()), 1e-12))
+    return Check(mine, float(theirs), errors)
+
+
+def export(model: onnx.ModelProto, artifact: TrainingArtifact, flat: Flat) -> onnx.ModelProto:
+    """The inference model with trained parameters in place of its own."""
+    trained = unflatten(artifact, np.ascontiguousarray(flat, np.float32))
+    if not np.isfinite(flat).all():
+        raise AutodiffError("the trained parameters are not finite")
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    found = 0
+    for tensor in result.graph.initializer:
+        if tensor.name in trained:
+            tensor.CopyFrom(numpy_helper.from_array(trained[tensor.name], tensor.name))
+            found += 1
+    if found != len(trained):
+        raise AutodiffError(
+            "the model is not the one this artifact was prepared from: parameters are missing"
+        )
+    return result
+
+
+def patterns(text: str | None) -> Sequence[str] | None:
+    """`fc*,head.*` → ["fc*", "head.*"]"""
+    return [p.strip() for p in text.split(",") if p.strip()] if text else None

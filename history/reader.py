@@ -112,24 +112,36 @@ class Tail:
         return events
 
     def _read(self, limit_bytes: int) -> Iterator[bytes]:
+        descriptor = self._open()
+        if descriptor is None:
+            return
+        try:
+            os.lseek(descriptor, self._offset, os.SEEK_SET)
+            end = min(self._offset + limit_bytes, FILE_BYTES_MAX)
+            while self._offset < end and (data := os.read(descriptor, min(READ_BYTES, end - self._offset))):
+                self._offset += len(data)
+                yield data
+        except OSError as error:
+            self._complain("unreadable", error.strerror or "cannot be read")
+        finally:
+            os.close(descriptor)
+        if self._offset >= FILE_BYTES_MAX:
+            self._complain("too_large", f"only the first {FILE_BYTES_MAX >> 20} MiB are read")
+
+    def _open(self) -> int | None:
+        """Neither a link nor a pipe nor anything else a device may have put in the file's place."""
         try:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
-            return
+            return None
         except OSError as error:
             self._complain("unreadable", error.strerror or "cannot be opened")
-            return
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                self._complain("unreadable", "is not a regular file")
-                return
-            file.seek(self._offset)
-            end = min(self._offset + limit_bytes, FILE_BYTES_MAX)
-            while self._offset < end and (data := file.read(min(READ_BYTES, end - self._offset))):
-                self._offset += len(data)
-                yield data
-            if self._offset >= FILE_BYTES_MAX:
-                self._complain("too_large", f"only the first {FILE_BYTES_MAX >> 20} MiB are read")
+            return None
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+        self._complain("unreadable", "is not a regular file")
+        return None
 
     def _lines(self, data: bytes) -> Iterator[bytes]:
         *whole, rest = (self._rest + data).split(b"\n")

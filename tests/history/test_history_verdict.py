@@ -1,0 +1,371 @@
+"""Metrics, expectations, verdicts, and each check with the mutant it must catch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+import synthetic_run as run
+
+from history.checks import CHECKS, run_checks
+from history.derive import derive
+from history.reader import read_history
+from history.record import Record
+from history.summarize import summarize
+from history.verdict import EXIT_CODES, METRICS, decide, judge
+from topology.expectations import METRICS as TOPOLOGY_METRICS
+from topology.plan import Expectation
+
+Mutation = Callable[[run.Script], None]
+
+
+def made(*mutations: Mutation, **changes: object) -> Record:
+    script = run.whole_run(**changes)
+    for mutate in mutations:
+        mutate(script)
+    return derive(script.history(), script.plan)
+
+
+def without(event: str, **where: object) -> Mutation:
+    def mutate(script: run.Script) -> None:
+        before = len(script.lines)
+        script.lines = [
+            line
+            for line in script.lines
+            if line.event != event or any(line.fields.get(key) != value for key, value in where.items())
+        ]
+        assert len(script.lines) < before, "a mutation that changes nothing proves nothing"
+
+    return mutate
+
+
+def change(event: str, where: dict[str, object], **fields: object) -> Mutation:
+    def mutate(script: run.Script) -> None:
+        hit = [
+            line
+            for line in script.lines
+            if line.event == event and all(line.fields.get(k) == v for k, v in where.items())
+        ]
+        assert hit, "a mutation that changes nothing proves nothing"
+        for line in hit:
+            line.fields |= fields
+
+    return mutate
+
+
+def answer(record: Record, name: str) -> tuple[str, str]:
+    (result,) = run_checks(record, [name])
+    return result.outcome, result.detail
+
+
+TASK = run.task_name(2, run.make_plan().devices[4])
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_metric_a_topology_may_name_can_be_judged_and_no_other() -> None:
+    assert METRICS.keys() == TOPOLOGY_METRICS.keys()
+
+
+def test_metrics_of_the_run() -> None:
+    record = made()
+    found = {name: measure(record) for name, measure in METRICS.items()}
+    assert found["accuracy"] == found["best_accuracy"] == run.ACCURACY[-1]
+    assert (found["rounds"], found["updates_lost"], found["updates_duplicated"]) == (run.ROUNDS, 0, 0)
+    assert (found["lapses"], found["faults_applied"]) == (0, 1)
+    assert found["uplink_ratio"] == pytest.approx(250, abs=1)
+
+
+def test_accuracy_is_the_last_versions_and_best_is_the_best() -> None:
+    record = made(change("evaluated", {"version": 5}, accuracy=0.4))
+    assert METRICS["accuracy"](record) == 0.4
+    assert METRICS["best_accuracy"](record) == run.ACCURACY[4]
+
+
+def test_metrics_of_an_empty_record_are_unknown(tmp_path: Path) -> None:
+    record = derive(read_history(tmp_path), run.make_plan())
+    assert {name for name, measure in METRICS.items() if measure(record) is not None} == set()
+
+
+@pytest.mark.parametrize(
+    ("op", "value", "held"),
+    [
+        (">=", 5, True),
+        (">", 5, False),
+        ("<=", 5, True),
+        ("<", 5, False),
+        ("==", 5, True),
+        ("==", 4, False),
+        (">", 4.9, True),
+    ],
+)
+def test_operators(op: str, value: float, held: bool) -> None:
+    record = made()
+    assert judge(record, Expectation(metric="rounds", op=op, value=value)).held is held  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_judged_is_not_held() -> None:
+    record = made()
+    judged = judge(record, Expectation(metric="no_such_metric", op=">=", value=0))
+    assert (judged.observed, judged.held) == (None, None)
+    decision = decide(record, [judged], [], interrupted=False)
+    assert decision.verdict == "fail"
+    assert decision.reasons == ("no_such_metric >= 0 could not be judged: the history does not tell",)
+
+
+# --- verdict ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_expectation_that_is_not_held_fails_the_run() -> None:
+    expect = (Expectation(metric="accuracy", op=">=", value=0.97),)
+    summary = summarize(made(expect=expect))
+    assert (summary.verdict, summary.exit_code) == ("fail", 1)
+    assert summary.reasons == ("accuracy >= 0.97 was not held: 0.964",)
+
+
+@pytest.mark.parametrize(
+    ("mutation", "words"),
+    [
+        (change("link_verified", {"device": "zero-1"}, ok=False), "zero-1: link out of tolerance"),
+        (without("link_verified", device="zero-1"), "zero-1: link was applied but never measured"),
+        (
+            change("cpu_verified", {"device": "pi4-2"}, ok=False, effective=0.12),
+            "pi4-2: CPU 0.2 requested, 0.12 effective",
+        ),
+        (without("cpu_verified", device="pi4-2"), "pi4-2: CPU quota was not verified"),
+        (without("probed"), "hostd left no history"),
+    ],
+)
+def test_emulation_out_of_tolerance_makes_the_run_invalid(mutation: Mutation, words: str) -> None:
+    summary = summarize(made(mutation))
+    assert (summary.verdict, summary.exit_code) == ("invalid", 1)
+    assert any(words in reason for reason in summary.reasons)
+    assert summary.emulation.held is False
+
+
+def test_the_direction_that_is_off_is_named_with_its_figures() -> None:
+    shape = run.make_plan().device("zero-1").link.up
+    directions = {"up": run.direction(shape, off=0.2, ok=False), "down": run.direction(shape)}
+    record = made(change("link_verified", {"device": "zero-1"}, ok=False, directions=directions))
+    (reason,) = summarize(record).emulation.problems
+    assert reason.startswith(
+        "zero-1: link up out of tolerance (rate 330000 requested, 264000 bit/s effective; delay 0.05"
+    )
+
+
+def test_a_link_that_is_right_at_the_second_measurement_holds() -> None:
+    def again(script: run.Script) -> None:
+        script.hostd(10.0, "link_verified", device="zero-1", boot="b1", ok=False, directions={})
+
+    assert summarize(made(again)).verdict == "pass"
+
+
+def test_a_restarted_device_whose_link_is_off_makes_the_run_invalid() -> None:
+    def worse(script: run.Script) -> None:
+        script.hostd(55.0, "link_verified", device=run.KILLED, boot="b2", ok=False, directions={})
+
+    assert summarize(made(worse)).verdict == "invalid"
+
+
+def test_an_unshaped_link_needs_no_measurement() -> None:
+    plan = run.make_plan()
+    unshaped = run.Link(name="none", up=run.Shape(), down=run.Shape())
+    devices = tuple(msgspec.structs.replace(device, link=unshaped) for device in plan.devices)
+    assert summarize(made(without("link_verified"), devices=devices)).verdict == "pass"
+
+
+def test_a_run_the_coordinator_gave_up_tells_why() -> None:
+    def failed(script: run.Script) -> None:
+        script.coordinator(
+            91.0, "lapse", what="run_failed", node="coordinator", detail="only 3 of 7 agents were there"
+        )
+
+    summary = summarize(made(failed, change("run_finished", {}, reason="failed")))
+    assert summary.verdict == "fail"
+    assert "the coordinator gave up: only 3 of 7 agents were there" in summary.reasons
+
+
+def test_exit_codes_are_the_documented_ones() -> None:
+    assert EXIT_CODES == {"pass": 0, "fail": 1, "invalid": 1, "interrupted": 4}
+
+
+# --- updates_lost -----------------------------------------------------------------------------------------------------
+
+
+def test_an_update_that_only_the_agent_saw_acked_is_lost() -> None:
+    def drop(script: run.Script) -> None:
+        kept = ("task_received", "model_fetched", "trained", "encoded", "spooled", "sent", "acked", "settled")
+        script.lines = [
+            line for line in script.lines if line.fields.get("task") != TASK or line.event in kept
+        ]
+        for line in script.lines:
+            if line.event == "version_committed":
+                line.fields["updates"] = [u for u in line.fields["updates"] if u["task"] != TASK]
+
+    record = made(drop)
+    assert METRICS["updates_lost"](record) == 1
+    assert summarize(record).verdict == "fail"
+
+
+def test_an_ack_for_other_content_than_was_merged_is_lost() -> None:
+    record = made(change("acked", {"task": TASK}, sha256="f" * 64))
+    assert METRICS["updates_lost"](record) == 1
+
+
+def test_a_missing_witness_makes_it_unknown_and_the_expectation_not_held() -> None:
+    def silence(script: run.Script) -> None:
+        script.lines = [line for line in script.lines if line.node != "zero-2"]
+
+    record = made(silence)
+    assert METRICS["updates_lost"](record) is None
+    summary = summarize(record)
+    assert summary.verdict == "fail"
+    assert [e.held for e in summary.expectations] == [True, None, True]
+
+
+def test_a_gap_in_a_witness_makes_it_unknown(tmp_path: Path) -> None:
+    script = run.whole_run()
+    script.write(tmp_path)
+    path = tmp_path / "nodes" / "zero-2" / "history.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:10] + lines[11:]))
+    record = derive(read_history(tmp_path), script.plan)
+    assert METRICS["updates_lost"](record) is None
+    assert METRICS["lapses"](record) == 1
+    assert answer(record, "history_whole") == ("fail", "zero-2: 1 events before seq 11 are missing")
+
+
+def test_a_cut_last_line_of_a_killed_witness_does_not(tmp_path: Path) -> None:
+    script = run.whole_run()
+    script.write(tmp_path)
+    path = tmp_path / "nodes" / "zero-2" / "history.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"node": "zero-2", "bo')
+    record = derive(read_history(tmp_path), script.plan)
+    assert METRICS["updates_lost"](record) == 0
+    assert answer(record, "history_whole")[0] == "pass"
+
+
+# --- checks: each passes on the run and catches its mutants -----------------------------------------------------------
+
+
+def double_merge(script: run.Script) -> None:
+    """Merged again in the next version: the mutant `merge twice on redelivery`."""
+    for line in script.lines:
+        if line.event == "version_committed" and line.fields["version"] == 3:
+            again = {"task": TASK, "agent": "pi4-5", "sha256": run.sha(TASK, "pi4-5"), "weight": 1000.0}
+            line.fields["updates"] = [*line.fields["updates"], again]
+
+
+def discard_without_reason(script: run.Script) -> None:
+    for line in script.lines:
+        if line.event == "version_committed":
+            line.fields["updates"] = [u for u in line.fields["updates"] if u["task"] != TASK]
+    named = {"task": TASK, "agent": "pi4-5", "sha256": run.sha(TASK, "pi4-5")}
+    script.coordinator(60.0, "update_discarded", **named, outcome="late", reason="")
+
+
+def ack_before_fsync(script: run.Script) -> None:
+    for line in script.lines:
+        if line.event == "update_journalled" and line.fields["task"] == TASK:
+            line.at += 1.0
+
+
+def fault_on_idle_device(script: run.Script) -> None:
+    """The target's task is closed before the fault strikes, and no other is opened until it is healed."""
+    closed = run.task_name(2, run.make_plan().device(run.KILLED))
+    for line in script.lines:
+        if line.event == "task_closed" and line.fields["task"] == closed:
+            line.at = 45.0
+
+
+def end_after_fault(script: run.Script) -> None:
+    healed = next(line.at for line in script.lines if line.event == "fault_healed")
+    script.lines = [line for line in script.lines if line.at <= healed]
+
+
+def end_in_good_order(script: run.Script) -> None:
+    end_after_fault(script)
+    run.finish(script, max(line.at for line in script.lines) + 0.1)
+
+
+MUTANTS: list[tuple[str, str, Mutation]] = [
+    ("updates_conserved", "fail", double_merge),
+    ("updates_conserved", "fail", discard_without_reason),
+    ("updates_conserved", "fail", ack_before_fsync),
+    ("updates_conserved", "fail", without("update_journalled", task=TASK)),
+    ("updates_conserved", "unknown", without("update_acked")),
+    ("versions_gapless", "fail", without("version_committed", version=3)),
+    ("versions_gapless", "fail", change("version_committed", {"version": 4}, version=3)),
+    (
+        "versions_gapless",
+        "fail",
+        change("version_committed", {"version": 5}, version=2, sha256=run.sha("version", 2)),
+    ),
+    ("versions_gapless", "unknown", without("version_committed")),
+    ("emulation_held", "fail", change("link_verified", {"device": "field-1"}, ok=False)),
+    ("emulation_held", "fail", change("cpu_verified", {"device": "field-1"}, ok=False)),
+    ("emulation_held", "unknown", without("probed")),
+    ("faults_met_tasks", "fail", without("fault_applied")),
+    ("faults_met_tasks", "fail", change("fault_verified", {}, ok=False, detail="still runs")),
+    ("faults_met_tasks", "unknown", without("fault_verified")),
+    ("faults_met_tasks", "unknown", fault_on_idle_device),
+    ("progress_after_heal", "fail", end_after_fault),
+    ("progress_after_heal", "unknown", end_in_good_order),
+    ("progress_after_heal", "unknown", without("fault_healed")),
+    ("progress_after_heal", "unknown", without("fault_applied")),
+]
+
+
+def run_without_acks(script: run.Script) -> None:
+    script.lines = [line for line in script.lines if line.event != "acked"]
+
+
+@pytest.mark.parametrize(("name", "expected", "mutant"), MUTANTS)
+def test_checks_catch_their_mutants(name: str, expected: str, mutant: Mutation) -> None:
+    mutations = (
+        [mutant, run_without_acks] if expected == "unknown" and name == "updates_conserved" else [mutant]
+    )
+    outcome, detail = answer(made(*mutations), name)
+    assert outcome == expected, detail
+    assert detail
+
+
+def test_all_checks_pass_on_the_run_and_every_check_has_a_mutant() -> None:
+    assert {result.name: result.outcome for result in run_checks(made())} == dict.fromkeys(CHECKS, "pass")
+    failing = {name for name, expected, _ in MUTANTS if expected == "fail"} | {"history_whole"}
+    assert failing == CHECKS.keys()
+
+
+def test_a_version_missing_after_a_restart_is_the_journals_to_tell() -> None:
+    def restart(script: run.Script) -> None:
+        script.coordinator(71.0, "run_started", run="x", epoch=2, devices=[], parameters=run.PARAMETERS)
+
+    record = made(without("version_committed", version=3), restart)
+    assert answer(record, "versions_gapless")[0] == "unknown"
+
+
+def test_a_restarted_coordinator_may_tell_of_its_version_again() -> None:
+    def tell_again(script: run.Script) -> None:
+        line = next(
+            line for line in script.lines if line.event == "version_committed" and line.fields["version"] == 3
+        )
+        script.coordinator(line.at + 0.01, "version_committed", **line.fields)
+
+    record = made(tell_again)
+    assert METRICS["updates_duplicated"](record) == 0
+    assert answer(record, "versions_gapless") == ("pass", "versions 1 to 5")
+
+
+def test_a_device_that_never_wrote_leaves_the_history_unknown() -> None:
+    def silence(script: run.Script) -> None:
+        script.lines = [line for line in script.lines if line.node != "zero-2"]
+
+    assert answer(made(silence), "history_whole") == ("unknown", "no history of zero-2")
+
+
+def test_an_unknown_check_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="no_such_check"):
+        run_checks(derive(read_history(tmp_path), run.make_plan()), ["no_such_check"])

@@ -33,7 +33,8 @@ from edge_agent.errors import AgentError
 from edge_agent.limits import PENDING_MAX, Limits
 from edge_agent.state import Item, Phase, Restored
 from wire.codecs.arrays import require_finite
-from wire.codecs.chain import Chain, decode
+from wire.codecs.chain import Chain
+from wire.codecs.decode import decode
 from wire.codecs.decoded import Decoded
 from wire.codecs.errors import CodecError
 from wire.codecs.feedback import MAGNITUDE_MAX

@@ -23,6 +23,7 @@ import numpy as np
 
 from edge_agent import actions as a
 from edge_agent import events as e
+from edge_agent.memory import give_back
 from edge_agent.spool import DiskBroken, Spool, SpoolError
 from wire import messages as m
 from wire.codecs import make_chain, rounding_seed, uplink_spec
@@ -175,10 +176,13 @@ class Worker:
         from learning.trainer import Trainer, TrainingCancelled, TrainingDiverged, TrainingSpec
 
         self._result = None
+        give_back()
         artifact = TrainingArtifact.from_bytes(self._spool.graph())
         # A float16 version is trained from as it is: half the memory of its float32 copy.
         patterns = self._spool.patterns()
-        parameters = patterns.view(np.float16) if patterns.dtype == np.uint16 else versions.from_patterns(patterns)
+        parameters = (
+            patterns.view(np.float16) if patterns.dtype == np.uint16 else versions.from_patterns(patterns)
+        )
         if parameters.size != artifact.size:
             raise WorkError(f"a graph of {artifact.size} parameters, a version of {parameters.size}")
         spec = TrainingSpec(

@@ -119,11 +119,15 @@ class BringUp:
             error=round(share.error, 5),
             periods=share.periods,
             throttled_periods=share.throttled_periods,
+            others_cores=round(share.others_cores, 3),
             attempt=attempt,
             ok=ok,
         )
         if not ok:
-            detail = f"read back {share.readback}, {share.effective:.4f} of {share.requested} cores"
+            detail = (
+                f"read back {share.readback}, {share.effective:.4f} of {share.requested} cores; "
+                f"other processes of this host used {share.others_cores:.2f} cores meanwhile"
+            )
             self._lapse("cpu_out_of_tolerance", device.name, share.requested, share.effective, detail)
 
     def _check_written(self, device: DevicePlan) -> None:

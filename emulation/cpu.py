@@ -9,11 +9,13 @@ cycle and half a period says nothing.
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from emulation.cgroup import Cgroup, CgroupError
 
@@ -35,6 +37,7 @@ class CpuShare:
     effective: float
     periods: int
     throttled_periods: int
+    others_cores: float = 0.0  # what everything else on the host used meanwhile: whose fault a shortfall is
 
     @property
     def error(self) -> float:
@@ -73,6 +76,7 @@ def measure_shares(
     CgroupError.
     """
     watches = {name: _Watch(group) for name, (group, _) in groups.items()}
+    busy_began, used_began, wall_began = _host_busy_s(), _used_s(groups), time.monotonic()
     with _burners(groups):
         start = time.monotonic() + WARM_UP_S
         end = start + seconds
@@ -80,10 +84,23 @@ def measure_shares(
             for watch in watches.values():
                 watch.poll(time.monotonic(), start, end)
             time.sleep(POLL_S)
-    return {name: _share(watches[name], requested) for name, (_, requested) in groups.items()}
+        others_s = (_host_busy_s() - busy_began) - (_used_s(groups) - used_began)
+        others = max(0.0, others_s / (time.monotonic() - wall_began))
+    return {name: _share(watches[name], requested, others) for name, (_, requested) in groups.items()}
 
 
-def _share(watch: _Watch, requested: float) -> CpuShare:
+def _used_s(groups: Mapping[str, tuple[Cgroup, float]]) -> float:
+    return sum(group.usage_s() for group, _ in groups.values())
+
+
+def _host_busy_s(stat: str = "/proc/stat") -> float:
+    """CPU seconds all cores have spent on anything but idling (fields user, nice, system, irq, softirq)."""
+    words = Path(stat).read_text().split("\n", 1)[0].split()[1:]
+    ticks = [int(word) for word in words]
+    return (ticks[0] + ticks[1] + ticks[2] + ticks[5] + ticks[6]) / os.sysconf("SC_CLK_TCK")
+
+
+def _share(watch: _Watch, requested: float, others_cores: float) -> CpuShare:
     if watch.began is None or watch.ended is None:
         raise CgroupError(f"{watch.group.cpu}: the counters could not be read for a whole measurement")
     wall_s, used_s = watch.ended[0] - watch.began[0], watch.ended[1] - watch.began[1]
@@ -93,6 +110,7 @@ def _share(watch: _Watch, requested: float) -> CpuShare:
         effective=used_s / wall_s,
         periods=watch.ended[2] - watch.began[2],
         throttled_periods=watch.ended[3] - watch.began[3],
+        others_cores=others_cores,
     )
 
 

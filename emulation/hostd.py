@@ -72,8 +72,7 @@ class Hostd:
         """The whole life. Raises StartError; whatever happens, what was changed is healed before it returns."""
         began, reason = time.monotonic(), "hostd failed"
         try:
-            self._record_probe(host)
-            self._backend.start()
+            self._record_probe(host, self._backend.start())
             self._docker.watch()
             if self._undo.open_entries:
                 self._take_over()
@@ -95,7 +94,7 @@ class Hostd:
 
     # --- the start ------------------------------------------------------------------------------------------
 
-    def _record_probe(self, host: HostProbe) -> None:
+    def _record_probe(self, host: HostProbe, runs: str) -> None:
         self._history.append(
             "probed",
             kernel=host.kernel,
@@ -103,7 +102,7 @@ class Hostd:
             cgroup=host.cgroup,
             backend=self._backend.name,
             reason=host.reason,
-            checks=host.checks,
+            checks={**host.checks, "link process": runs},
             durable=True,
         )
 

@@ -17,6 +17,7 @@ from topology.plan import DevicePlan, Link, Plan
 
 # What goes wrong when a container ends while its link is worked on; its next boot starts afresh.
 VANISHED = (NamespaceError, CommandError, LookupError, QueueError, OSError)
+MEASURE_ATTEMPTS = 2
 CONGESTION = "net.ipv4.tcp_congestion_control"
 
 
@@ -79,6 +80,13 @@ class LinkKeeper:
         """Measure these links together and record each one; out of tolerance is a lapse, the run goes on."""
         links = [(self._ends[name], self._links[name]) for name in devices if name in self._ends]
         found = self._measurer.measure(links, self._plan.tolerance, ways=ways, rates=rates)
+        # Something else on the host can spoil a measurement, never improve it: those out of tolerance get another.
+        attempts = dict.fromkeys(found, 1)
+        for _ in range(MEASURE_ATTEMPTS - 1):
+            again = [(e, k) for e, k in links if not all(v.ok for v in found[e.device].values())]
+            if again:
+                found |= self._measurer.measure(again, self._plan.tolerance, ways=ways, rates=rates)
+                attempts |= {ends.device: attempts[ends.device] + 1 for ends, _ in again}
         for name, directions in found.items():
             ok = all(verified.ok for verified in directions.values())
             self._history.append(
@@ -86,6 +94,7 @@ class LinkKeeper:
                 device=name,
                 boot=self._ends[name].device_boot,
                 directions={way: verified.record() for way, verified in directions.items()},
+                attempts=attempts[name],
                 ok=ok,
             )
             for way, verified in directions.items():

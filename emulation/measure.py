@@ -28,6 +28,7 @@ from typing import Any
 
 from emulation.links.base import DIRECTIONS, Direction, LinkEnds
 from emulation.links.tbf import FRAME_BYTES, burst_bytes, limit_bytes
+from emulation.scheduling import MEASURE_PRIORITY, going_first
 from topology.plan import Link, Shape, Tolerance
 
 HEADER_BYTES = 42  # Ethernet 14, IPv4 20, UDP 8: what a payload costs more on a veth
@@ -62,6 +63,7 @@ class Effective:
     delay_s: float | None = None
     jitter_s: float | None = None
     loss: float | None = None
+    offered_bit_s: float | None = None
     delay_p99_s: float | None = None
     probes: int = 0
     packets: int = 0
@@ -135,7 +137,8 @@ def judge(
         if got.rate_bit_s is None:
             problems.append("rate: nothing arrived")
         elif abs(got.rate_bit_s / asked.rate_bit_s - 1) > tolerance.rate:
-            problems.append(f"rate: {got.rate_bit_s:.0f} bit/s, {asked.rate_bit_s} asked")
+            offered = f"; {got.offered_bit_s:.0f} offered" if got.offered_bit_s else ""
+            problems.append(f"rate: {got.rate_bit_s:.0f} bit/s, {asked.rate_bit_s} asked{offered}")
     # The median of n normal deviates scatters by 1.25 sigma / sqrt(n); three of those are no fault of the
     # link.
     scatter_s = 3 * 1.2533 * asked.jitter_s / math.sqrt(max(1, got.probes))
@@ -169,11 +172,8 @@ class _Flow:
     arrivals: list[tuple[float, int]] = field(
         default_factory=list
     )  # (arrival, frame bytes) of the rate's packets
+    offered_bit_s: float | None = None  # what the rate's sender really offered
     sequence: int = 0
-
-    @property
-    def key(self) -> tuple[str, Direction]:
-        return self.device, self.way
 
     def close(self) -> None:
         self.sender.close()
@@ -220,7 +220,12 @@ class LinkMeasurer:
 
         Without `rates` only probes are sent: for links in use, which an overload would disturb.
         """
-        links, ways = list(links), list(ways)
+        with going_first(MEASURE_PRIORITY):
+            return self._measure(list(links), tolerance, list(ways), rates)
+
+    def _measure(
+        self, links: list[tuple[LinkEnds, Link]], tolerance: Tolerance, ways: list[Direction], rates: bool
+    ) -> dict[str, dict[Direction, Verified]]:
         before = {ends.device: self._counters(ends) for ends, _ in links}
         flows: list[_Flow] = []
         try:
@@ -369,7 +374,7 @@ def _load(flows: list[_Flow]) -> None:
     """Overload every flow of the group at once; what arrives is counted, then the queues run dry."""
     plans = {flow.number: RatePlan.of(flow.shape.rate_bit_s or 1) for flow in flows}
     receivers = {flow.receiver: flow for flow in flows}
-    sent = dict.fromkeys(plans, 0)
+    sent, ended = dict.fromkeys(plans, 0), dict.fromkeys(plans, 0.0)
     start = time.monotonic()
     end = start + max(plan.duration_s for plan in plans.values())
     while (now := time.monotonic()) < end:
@@ -379,9 +384,12 @@ def _load(flows: list[_Flow]) -> None:
             target = plan.credit_bytes + plan.sent_bit_s / 8 * min(now - start, plan.duration_s)
             while sent[flow.number] < target:
                 sent[flow.number] += frame
+                ended[flow.number] = now
                 if not _send(flow, plan.payload_bytes, kind=1):
                     break
         _receive_until(receivers, now + TICK_S)
+    for flow in flows:
+        flow.offered_bit_s = sent[flow.number] * 8 / max(TICK_S, ended[flow.number] - start)
     held = max(flow.shape.delay_s + 4 * flow.shape.jitter_s for flow in flows)
     queued = max(_queue_s(flow.shape) for flow in flows)
     _receive_until(receivers, time.monotonic() + held + queued + SETTLE_S)
@@ -417,6 +425,7 @@ def _effective(flow: _Flow, packets: int, dropped: int) -> Effective:
         rate_bit_s=rate,
         delay_s=statistics.median(delays) if delays else None,
         jitter_s=statistics.stdev(delays) if len(delays) > 1 else None,
+        offered_bit_s=flow.offered_bit_s,
         delay_p99_s=delays[min(len(delays) - 1, int(0.99 * len(delays)))] if delays else None,
         probes=len(delays),
         loss=dropped / packets if packets else None,

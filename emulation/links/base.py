@@ -80,8 +80,8 @@ class Backend(Protocol):
         """Names of what this backend cannot do of the shape, each with the reason; empty when it can do all."""
         ...
 
-    def start(self) -> None:
-        """Whatever runs for all links (a process); before the first `apply`."""
+    def start(self) -> str:
+        """Start whatever runs for all links (a process); before the first `apply`. What it is, for the record."""
         ...
 
     def apply(self, ends: LinkEnds, link: Link) -> None: ...

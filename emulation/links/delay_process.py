@@ -21,7 +21,6 @@ import struct
 import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,6 +28,7 @@ import msgspec
 from emulation.links import nfnetlink
 from emulation.links.delay_client import CONTROL_BYTES
 from emulation.links.delay_line import DelayLine, LineShape
+from emulation.scheduling import DELAY_PRIORITY, go_first
 
 READS_PER_TURN = 128  # per queue and turn, so that one flooded queue cannot starve the others
 PR_SET_TIMERSLACK = 29
@@ -176,38 +176,13 @@ class DelayProcess:
 SCHEDULING = ["default"]
 
 
-def _first_in_line() -> str:
-    """Be scheduled before ordinary processes: a delay kept by a process that must wait its turn is no delay
-    kept.
-
-    With cgroup v1 and RT_GROUP_SCHED a container's group has no real-time budget, the root group has: move
-    there.
-    """
-    try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-        return "SCHED_RR"
-    except PermissionError:
-        pass
-    try:
-        Path("/sys/fs/cgroup/cpu/cgroup.procs").write_text(str(os.getpid()))
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-        return "SCHED_RR in the root cpu group"
-    except OSError:
-        pass
-    try:
-        os.setpriority(os.PRIO_PROCESS, 0, -20)
-        return "nice -20"
-    except OSError as error:
-        return f"default ({error.strerror}; CAP_SYS_NICE would help)"
-
-
 def main(argv: list[str]) -> int:
     _libc.prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C is hostd's to handle; closing the pair ends this process
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    SCHEDULING[0] = _first_in_line()
+    SCHEDULING[0] = go_first(DELAY_PRIORITY)
     control = socket.socket(fileno=int(argv[1]))
     server = DelayProcess(control)
     gc.disable()  # nothing here makes cycles, and a collection would make packets late

@@ -97,11 +97,12 @@ class NfqueueBackend(Backend):
         """Everything a `Shape` can say is supported."""
         return []
 
-    def start(self) -> None:
+    def start(self) -> str:
         if not self.delays.running:
             self.delays.stop()
             self._applied.clear()
             self.delays.start()
+        return f"delay process, scheduling: {self.delays.scheduling}"
 
     def apply(self, ends: LinkEnds, link: Link) -> None:
         self._offloads(ends)

@@ -21,8 +21,8 @@ class NoneBackend(Backend):
         }
         return [f"{name}: nothing shapes links on this machine" for name, wanted in asked.items() if wanted]
 
-    def start(self) -> None:
-        """Nothing runs."""
+    def start(self) -> str:
+        return "nothing runs"
 
     def apply(self, ends: LinkEnds, link: Link) -> None:
         """Nothing is changed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from emulation.links.base import LinkEnds
 from emulation.netns import Netns, interface_by_index, interface_with
 
 SUBNET = "10.99.77"
+_SERIAL = itertools.count()
 
 
 def ip(*words: str) -> None:
@@ -46,8 +48,8 @@ class Rig:
 
 @contextmanager
 def rig(devices: int) -> Iterator[Rig]:
-    """Namespaces `ert<pid>-*`; all are deleted at the end, and the veths with them."""
-    tag = f"ert{os.getpid()}"
+    """Namespaces `ert<pid>x<n>-*`; all are deleted at the end, and the veths with them."""
+    tag = f"ert{os.getpid()}x{next(_SERIAL)}"
     names = [f"{tag}-h", f"{tag}-b", *(f"{tag}-d{i}" for i in range(devices))]
     try:
         for name in names:

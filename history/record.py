@@ -29,6 +29,12 @@ class LinkRecord:
     ok: bool | None = None
     directions: dict[str, dict[str, object]] = field(default_factory=dict)
 
+    @property
+    def rates(self) -> bool:
+        """Whether rates were measured, not only delays."""
+        effective = [way.get("effective") for way in self.directions.values()]
+        return any(isinstance(found, dict) and found.get("rate_bit_s") is not None for found in effective)
+
 
 @dataclass(slots=True)
 class CpuRecord:
@@ -80,9 +86,15 @@ class DeviceRecord:
 
     @property
     def link(self) -> LinkRecord | None:
-        """The last one that was measured, or else the last one that was applied."""
-        measured = [link for link in self.links if link.ok is not None]
-        return measured[-1] if measured else self.links[-1] if self.links else None
+        """The one to show: of the last measurement of each boot one that is off, or else the last with rates.
+
+        After a restart of the broker only delays are measured again, so the last one may lack the rates.
+        """
+        measured = list({link.boot: link for link in self.links if link.ok is not None}.values())
+        if off := [link for link in measured if not link.ok]:
+            return off[-1]
+        with_rates = [link for link in self.links if link.ok is not None and link.rates]
+        return next(iter([*with_rates[::-1], *measured[::-1], *self.links[::-1]]), None)
 
 
 @dataclass(slots=True)
@@ -184,6 +196,9 @@ class FaultRecord:
     detail: str = ""
     healed_at: float | None = None
     heal_s: float | None = None
+    left_stopped: bool = (
+        False  # the run was over before the heal was due, so its targets were not started again
+    )
     overlapped: list[str] = field(default_factory=list)  # tasks of its targets that were open while it lasted
 
 

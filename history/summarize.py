@@ -13,7 +13,7 @@ from history.fields import flag, mapping, number
 from history.record import DeviceRecord, FaultRecord, Record, TaskRecord
 from topology.plan import Shape
 
-MIB = 1 << 20
+MB = 1_000_000
 _SOFTWARE = ("edgerig", "onnxruntime", "numpy", "paho-mqtt", "msgspec", "zstandard")
 
 
@@ -143,8 +143,8 @@ def _device(record: Record, device: DeviceRecord, tasks: list[TaskRecord]) -> s.
         cpu_ok=cpu.ok if cpu else None,
         throttled_share=_throttled(device),
         link=_link(device),
-        peak_rss_mb=round(device.peak_rss_bytes / MIB, 1) if device.peak_rss_bytes else None,
-        memory_limit_mb=round(plan.memory_bytes / MIB, 1),
+        peak_rss_mb=round(device.peak_rss_bytes / MB, 1) if device.peak_rss_bytes else None,
+        memory_limit_mb=round(plan.memory_bytes / MB, 1),
         updates_merged=sum(bool(task.merged_in) for task in tasks),
         updates_discarded=sum(bool(task.discarded) for task in tasks),
         uplink_bytes=sum(task.payload_bytes for task in received),
@@ -198,8 +198,9 @@ def _quantities(values: dict[str, object]) -> s.Quantities | None:
     if not values:
         return None
     return s.Quantities(
-        rate_bit_s=number(values, "rate_bit_s"),
+        rate_bit_s=number(values, "rate_bit_s" if "rate_bit_s" in values else "rate"),
         delay_s=number(values, "delay_s"),
+        delay_p99_s=number(values, "delay_p99_s"),
         jitter_s=number(values, "jitter_s"),
         loss=number(values, "loss"),
     )
@@ -220,7 +221,7 @@ def _fault(record: Record, fault: FaultRecord) -> s.FaultSummary:
         lateness_s=fault.lateness_s,
         lasted_s=round(healed - applied, 3) if applied is not None and healed is not None else None,
         overlapped=bool(fault.overlapped) if applied is not None else None,
-        detail=fault.detail,
+        detail=fault.detail + (" (left stopped: the run was over)" if fault.left_stopped else ""),
     )
 
 

@@ -20,6 +20,7 @@ class Quantities(Struct, frozen=True, kw_only=True):
 
     rate_bit_s: float | None = None
     delay_s: float | None = None
+    delay_p99_s: float | None = None
     jitter_s: float | None = None
     loss: float | None = None
 

@@ -57,7 +57,9 @@ class HistoryWriter:
             }
             line = msgspec.json.encode(record)
             if len(line) > EVENT_BYTES_MAX:
-                line = msgspec.json.encode({k: record[k] for k in list(record)[:6]} | {"truncated": len(line)})
+                line = msgspec.json.encode(
+                    {k: record[k] for k in list(record)[:6]} | {"truncated": len(line)}
+                )
             self._file.write(line + b"\n")
             self._seq += 1
             self._dirty = True

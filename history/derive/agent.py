@@ -48,8 +48,13 @@ def agent_stopped(record: Record, event: Event) -> None:
 
 
 def _mark(task: TaskRecord | None, event: Event) -> None:
-    if task is not None:
-        task.agent_marks.append((event.mono_s, _PHASE_AFTER[event.event]))
+    """A model can come as several objects: training begins after the last of them."""
+    if task is None:
+        return
+    phase = _PHASE_AFTER[event.event]
+    if event.event == "model_fetched" and task.agent_marks and task.agent_marks[-1][1] == phase:
+        task.agent_marks.pop()
+    task.agent_marks.append((event.mono_s, phase))
 
 
 @HANDLERS.on("task_received")

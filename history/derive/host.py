@@ -73,8 +73,8 @@ def gate_opened(record: Record, event: Event) -> None:
 def link_applied(record: Record, event: Event) -> None:
     device = _device(record, event)
     if device is not None:
-        backend = text(event, "backend")
-        device.links.append(LinkRecord(boot=text(event, "boot"), backend=backend, applied_at=event.mono_s))
+        backend, boot = text(event, "backend"), text(event, "device_boot") or text(event, "boot")
+        device.links.append(LinkRecord(boot=boot, backend=backend, applied_at=event.mono_s))
 
 
 @HANDLERS.on("link_verified")
@@ -153,7 +153,9 @@ def fault_verified(record: Record, event: Event) -> None:
 @HANDLERS.on("fault_healed")
 def fault_healed(record: Record, event: Event) -> None:
     fault = _fault(record, event)
-    fault.healed_at, fault.heal_s = event.mono_s, number(event, "wall_s")
+    fault.left_stopped = flag(event, "left_stopped") is True
+    if not fault.left_stopped:
+        fault.healed_at, fault.heal_s = event.mono_s, number(event, "wall_s")
 
 
 def overlaps(record: Record) -> None:

@@ -12,8 +12,15 @@ LAPSES_MAX = 2_000  # kept in the record; a run with more of them is told by the
 
 
 def _shown(event: Event, key: str) -> str:
-    value = event.get(key)
-    return value if isinstance(value, str) else "" if value is None else f"{value}"[:500]
+    return _plain(event.get(key))[:500]
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(item)}" for name, item in value.items() if item is not None)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)
 
 
 @COORDINATOR_HANDLERS.on("lapse")

@@ -172,7 +172,7 @@ def _figures(summary: Summary) -> Markup:
         ),
         ("Fewer than float32", _times(summary.uplink_ratio), f"{units.size(summary.downlink_bytes)} down"),
         ("Updates merged", f"{summary.updates_merged}", f"{discarded} discarded, {lost}"),
-        ("Peak memory", units.NOT_RECORDED if peak is None else f"{peak:.0f} MiB", "largest agent"),
+        ("Peak memory", units.NOT_RECORDED if peak is None else f"{peak:.0f} MB", "largest agent"),
         ("Lapses", f"{len(summary.lapses)}", f"of {summary.event_count:,} events"),
     ]
     return tag(

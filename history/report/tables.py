@@ -158,8 +158,8 @@ def cpus(summary: Summary) -> Markup:
             units.signed_percent(d.cpu_error),
             mark(d.cpu_ok, "held", "off"),
             units.percent(d.throttled_share, 0),
-            f"{units.plain(d.peak_rss_mb)} MiB" if d.peak_rss_mb is not None else units.NOT_RECORDED,
-            f"{d.memory_limit_mb:g} MiB",
+            f"{units.plain(d.peak_rss_mb)} MB" if d.peak_rss_mb is not None else units.NOT_RECORDED,
+            f"{d.memory_limit_mb:g} MB",
         )
         for d in summary.devices
     ]

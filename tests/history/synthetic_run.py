@@ -217,7 +217,7 @@ def direction(shape: Shape, *, off: float = 0.012, ok: bool = True) -> dict[str,
         "jitter_s": shape.jitter_s,
         "loss": shape.loss,
     }
-    error = {"rate_bit_s": -off, "delay_s": 0.0004, "jitter_s": 0.0, "loss": 0.0}
+    error = {"rate": -off, "delay_s": 0.0004, "jitter_s": 0.0, "loss": 0.0}
     return {"requested": requested, "effective": effective, "error": error, "ok": ok}
 
 
@@ -255,7 +255,13 @@ def bring_up(script: Script) -> float:
         script.say(at, device.name, "agent_started", software="edge-agent 0.1.0", threads=1)
         script.hostd(at, "container_started", node=device.name, boot="b1", pid=4000 + device.index)
         script.hostd(
-            at + 1.0, "link_applied", device=device.name, backend="nfqueue", requested={}, readback={}
+            at + 1.0,
+            "link_applied",
+            device=device.name,
+            device_boot="b1",
+            backend="nfqueue",
+            requested={},
+            readback={},
         )
         script.hostd(
             at + 14.0,
@@ -334,7 +340,7 @@ def report_of(device: DevicePlan, round_: int) -> dict[str, Any]:
         "step_s": train_s / 63,
         "fetch_s": fetch_s,
         "fetch_bytes": 18_000,
-        "peak_rss_bytes": (88 << 20) + device.index * (1 << 20),
+        "peak_rss_bytes": 88_000_000 + device.index * 1_000_000,
         "residual_norm": 0.4,
         "raw_bytes": RAW_BYTES,
     }
@@ -368,7 +374,7 @@ def work(
         loss=1.2 / round_,
         train_s=train_s,
         step_s=train_s / 63,
-        peak_rss_bytes=(88 << 20) + device.index * (1 << 20),
+        peak_rss_bytes=88_000_000 + device.index * 1_000_000,
     )
     me(at + 0.1, "encoded", sha256=digest, bytes=size, raw_bytes=RAW_BYTES, residual_norm=0.4)
     me(at + 0.12, "spooled", sha256=digest)
@@ -395,7 +401,13 @@ def kill(script: Script, device: DevicePlan, at: float) -> float:
     healed = at + 6.0
     script.hostd(healed, "container_started", node=device.name, boot="b2", pid=5000)
     script.hostd(
-        healed + 0.2, "link_applied", device=device.name, backend="nfqueue", requested={}, readback={}
+        healed + 0.2,
+        "link_applied",
+        device=device.name,
+        device_boot="b2",
+        backend="nfqueue",
+        requested={},
+        readback={},
     )
     script.hostd(healed + 0.6, "gate_opened", node=device.name, token="402659-99")
     script.hostd(healed + 0.7, "fault_healed", fault="kill-1", targets=[device.name], wall_s=0.7)
@@ -528,7 +540,7 @@ def finish(script: Script, at: float, reason: str = "target") -> float:
             "agent_stopped",
             boot,
             reason="finish",
-            peak_rss_bytes=(90 << 20) + device.index * (1 << 20),
+            peak_rss_bytes=90_000_000 + device.index * 1_000_000,
         )
         script.coordinator(at + 0.4, "agent_offline", agent=device.name, boot=boot)
         script.hostd(at + 0.5, "container_died", node=device.name, boot=boot, exit_code=0)

@@ -237,6 +237,21 @@ def test_a_task_is_cut_into_its_phases(record: Record) -> None:
     assert all(a.end_s == pytest.approx(b.begin_s) for a, b in pairwise(found))
 
 
+def test_training_begins_after_the_last_object_of_the_model() -> None:
+    script = run.whole_run()
+    device = script.plan.devices[6]
+    task = run.task_name(1, device)
+    fetched = next(x for x in script.lines if x.event == "model_fetched" and x.fields["task"] == task)
+    graph = dict(fetched.fields) | {"object": "graph-1", "bytes": 9_000}
+    script.say(fetched.at - 2.0, device.name, "model_fetched", **graph)
+    record = record_of(script)
+    found = task_segments(record, record.devices[device.name], record.tasks[task])
+    lasted = {s.phase: s.end_s - s.begin_s for s in found}
+    assert [s.phase for s in found].count("fetching") == 1
+    assert lasted["fetching"] == pytest.approx(run.step_times(device, 1)[0], abs=1e-3)
+    assert lasted["training"] == pytest.approx(run.step_times(device, 1)[1], abs=1e-3)
+
+
 def test_a_killed_task_stops_where_the_device_died_and_begins_again(record: Record) -> None:
     device = record.devices[run.KILLED]
     task = record.tasks[run.task_name(run.KILL_ROUND, device.plan)]

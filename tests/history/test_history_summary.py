@@ -295,6 +295,52 @@ def test_a_recorded_lapse_keeps_the_node_it_is_about() -> None:
     assert lapse.at_s == pytest.approx(50.0)
 
 
+def test_a_lapse_with_figures_of_a_link_is_readable() -> None:
+    script = run.whole_run()
+    figures = {"rate_bit_s": 330_000, "delay_s": 0.05, "loss": None}
+    script.hostd(
+        20.0, "lapse", what="link_out_of_tolerance", node="zero-2", requested=figures, effective=None
+    )
+    (lapse,) = summarize(record_of(script)).lapses
+    assert (lapse.requested, lapse.effective) == ("rate_bit_s 330000, delay_s 0.05", "")
+
+
+def test_after_a_broker_restart_the_measured_rates_are_still_shown() -> None:
+    """Then only delays are measured again, in the same boot of the device."""
+    script = run.whole_run()
+    device = script.plan.device("zero-1")
+    ways = {}
+    for way, shape in (("up", device.link.up), ("down", device.link.down)):
+        ways[way] = run.direction(shape)
+        ways[way]["effective"] |= {"rate_bit_s": None}
+    script.hostd(60.0, "link_applied", device="zero-1", device_boot="b1", backend="nfqueue")
+    script.hostd(62.0, "link_verified", device="zero-1", boot="b1", ok=True, directions=ways)
+    link = next(d for d in summarize(record_of(script)).devices if d.name == "zero-1").link
+    assert link.up.effective is not None
+    assert link.up.effective.rate_bit_s == pytest.approx(0.988 * 330_000)
+
+
+def test_a_link_that_was_off_after_a_restart_is_the_one_that_is_shown() -> None:
+    script = run.whole_run()
+    device = script.plan.device(run.KILLED)
+    off = {"up": run.direction(device.link.up, off=0.3, ok=False), "down": run.direction(device.link.down)}
+    script.hostd(54.0, "link_verified", device=run.KILLED, boot="b2", ok=False, directions=off)
+    link = next(d for d in summarize(record_of(script)).devices if d.name == run.KILLED).link
+    assert (link.verified, link.up.ok, link.down.ok) == (False, False, True)
+    assert link.up.error is not None
+    assert link.up.error.rate_bit_s == -0.3
+
+
+def test_a_target_left_stopped_at_the_end_was_not_healed() -> None:
+    script = run.whole_run()
+    for line in script.lines:
+        if line.event == "fault_healed":
+            line.fields["left_stopped"] = True
+    (fault,) = summarize(record_of(script)).faults
+    assert (fault.healed, fault.lasted_s) == (False, None)
+    assert fault.detail.endswith("(left stopped: the run was over)")
+
+
 def test_a_device_cannot_speak_for_others() -> None:
     """It commits a version, verifies its link, finishes the run and claims another's task: all for nothing."""
     script = run.whole_run()

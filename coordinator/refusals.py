@@ -42,9 +42,9 @@ class RefusalLog:
         self._due[key] = now + EVERY_S
         return refusal
 
-    def flush(self, now: float) -> list[Refusal]:
-        """What was held back and is due."""
-        due = [key for key in self._held if now >= self._due.get(key, now)]
+    def flush(self, now: float, *, everything: bool = False) -> list[Refusal]:
+        """What was held back and is due; `everything` at the end of a run."""
+        due = [key for key in self._held if everything or now >= self._due.get(key, now)]
         for key in [key for key, moment in self._due.items() if now >= moment and key not in self._held]:
             del self._due[key]
         for key in due:

@@ -89,6 +89,7 @@ class Service:
             while self._result is None and not self._stopping:
                 self._step()
         finally:
+            self._record_refusals(everything=True)
             self._link.stop(FLUSH_S)
             self._evaluation.stop()
             self._chronicle.close()
@@ -242,8 +243,7 @@ class Service:
     def _housekeeping(self) -> None:
         now = self._housekept = self._mono()
         self._touch()
-        for refusal in self._refusals.flush(now):
-            self._chronicle.append("message_refused", msgspec.structs.asdict(refusal))
+        self._record_refusals()
         lost = self._inbox.overflowed()
         if lost:
             self._chronicle.lapse("inbox", "every message", f"{lost} turned away", "the queue was full")
@@ -254,6 +254,10 @@ class Service:
         if sample is not None:
             self._chronicle.append("broker_sample", sample)
         self._chronicle.sync()
+
+    def _record_refusals(self, *, everything: bool = False) -> None:
+        for refusal in self._refusals.flush(self._mono(), everything=everything):
+            self._chronicle.append("message_refused", msgspec.structs.asdict(refusal))
 
     def outbox_full(self, _topic: str) -> None:
         self._turned_away += 1

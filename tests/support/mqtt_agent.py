@@ -67,8 +67,8 @@ class MqttAgent:
         client.on_connect = self._on_connect
         client.on_message = self._on_message
         client.connect("127.0.0.1", self.port, 30, **({"clean_start": False} if five else {}))
-        client.loop_start()
         self._client = client
+        client.loop_start()
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         assert self._client is not None
@@ -93,7 +93,9 @@ class MqttAgent:
         self.send(m.Hello(boot=self.boot, spool=spool[:8], unsettled=unsettled, samples=50))
 
     def _on_message(self, _client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
-        self.take(m.decode_down(message.payload))
+        # amqtt hands a client that came back its own last will, whatever it has subscribed to.
+        if message.topic.startswith(topics.down(self.run, self.name, "")):
+            self.take(m.decode_down(message.payload))
 
     def take(self, message: m.Down) -> None:
         match message:
@@ -149,9 +151,7 @@ class MqttAgent:
         """As a killed process: the socket goes, the broker sends the will."""
         assert self._client is not None
         client, self._client = self._client, None
-        client.on_message = client.on_connect = None
-        client.reconnect_delay_set(3600, 3600)
+        client.loop_stop()  # before the socket goes: the thread would otherwise read whoever gets its number next
         sock = client.socket()
         if sock is not None:
             sock.close()
-        threading.Thread(target=client.loop_stop, daemon=True).start()

@@ -22,7 +22,9 @@ T = TypeVar("T", bound=m.Up)
 class ScriptedCoordinator:
     """One agent, one run. `expect` takes messages in the order of arrival and skips progress."""
 
-    def __init__(self, port: int, password: str, run: str, agent: str, artifact: bytes, chunk_bytes: int = 20_000) -> None:
+    def __init__(
+        self, port: int, password: str, run: str, agent: str, artifact: bytes, chunk_bytes: int = 20_000
+    ) -> None:
         self.run, self.agent = run, agent
         self.live = LiveModels(artifact, "fp16", chunk_bytes)
         self.inbox: queue.Queue[m.Up] = queue.Queue()
@@ -55,7 +57,7 @@ class ScriptedCoordinator:
     def publish_version(self, version: int, parameters: Any) -> None:
         first = self.live.version < 0
         change = self.live.advance(version, to_patterns(parameters))
-        for item in (self.live.everything() if first else change.publish):
+        for item in self.live.everything() if first else change.publish:
             self._publish(item)
 
     def _publish(self, item: Retained) -> None:
@@ -84,7 +86,11 @@ class ScriptedCoordinator:
     def grant(self, offer: m.Offer, missing: tuple[int, ...] | None = None, chunk_bytes: int = 2_000) -> None:
         self.send(
             m.Grant(
-                task=offer.task, sha256=offer.sha256, chunk_bytes=chunk_bytes, window_bytes=8_000, missing=missing
+                task=offer.task,
+                sha256=offer.sha256,
+                chunk_bytes=chunk_bytes,
+                window_bytes=8_000,
+                missing=missing,
             )
         )
 
@@ -131,7 +137,9 @@ class ScriptedCoordinator:
     def await_update(self, task: str, wait_s: float = WAIT_S) -> bytes:
         deadline = time.monotonic() + wait_s
         while task not in self.updates:
-            assert time.monotonic() < deadline, f"chunks {sorted(set(self.chunk_indexes))} of {task} came, not all"
+            assert time.monotonic() < deadline, (
+                f"chunks {sorted(set(self.chunk_indexes))} of {task} came, not all"
+            )
             time.sleep(0.02)
         return self.updates[task]
 

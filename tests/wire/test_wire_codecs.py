@@ -36,6 +36,23 @@ SPECS = [
     for sparsify, quantize, entropy, block in itertools.product(
         SPARSE, ("none", "fp16", "int8"), ("none", "zstd"), (None, 7)
     )
+] + [
+    CodecSpec(quantize="bf16", entropy="lossless"),
+    CodecSpec(sparsify=SPARSE[1], quantize="int4", entropy="smallest"),
+    CodecSpec(quantize="int4", entropy="none"),
+    CodecSpec(quantize="qsgd", levels=3),
+    CodecSpec(sparsify=SPARSE[1], quantize="ternary", entropy="golomb"),
+    CodecSpec(sparsify=SPARSE[1], quantize="ternary", entropy="smallest"),
+    CodecSpec(sparsify=Sparsify(kind="threshold", threshold=0.5), quantize="fp16", entropy="smallest"),
+    CodecSpec(sparsify=Sparsify(kind="random_k", fraction=0.3), quantize="int8"),
+    CodecSpec(sparsify=Sparsify(kind="random_k", fraction=0.8), quantize="none", entropy="lossless"),
+]
+ROTATED = [
+    CodecSpec(rotate="hadamard", quantize="eden", bits=bits, entropy=entropy)
+    for bits, entropy in ((1, "none"), (2, "zstd"), (3, "none"), (4, "smallest"))
+] + [
+    CodecSpec(sparsify=SPARSE[1], rotate="hadamard", quantize="eden", bits=4),
+    CodecSpec(rotate="hadamard", quantize="int4", block=0),
 ]
 
 
@@ -172,6 +189,16 @@ def test_norm_does_not_overflow() -> None:
         (CodecSpec(sparsify=Sparsify(kind="top_k", fraction=0.0)), "0 < fraction <= 1"),
         (CodecSpec(sparsify=Sparsify(kind="top_k")), "fraction"),
         (CodecSpec(quantize="int8", block=-1), "block"),
+        (CodecSpec(sparsify=Sparsify(kind="top_k", fraction=0.1, bytes=999)), "exactly one of"),
+        (CodecSpec(sparsify=Sparsify(kind="random_k", bytes=9)), "at least 128"),
+        (CodecSpec(sparsify=Sparsify(kind="random_k", fraction=0.1, per_layer=True)), "per_layer"),
+        (CodecSpec(sparsify=Sparsify(kind="threshold", fraction=0.1)), "a positive number"),
+        (CodecSpec(sparsify=Sparsify(kind="threshold", threshold=0.1, bytes=200)), "do not apply"),
+        (CodecSpec(quantize="ternary"), "needs a sparsifier"),
+        (CodecSpec(quantize="eden"), "needs rotate: hadamard"),
+        (CodecSpec(rotate="hadamard", quantize="eden", bits=7), "allowed are 1, 2, 3, 4"),
+        (CodecSpec(quantize="qsgd", levels=128), "1 to 127"),
+        (CodecSpec(rotate="givens"), "'givens' is not one of"),
     ],
 )
 def test_an_impossible_chain_is_refused_with_what_is_allowed(spec: CodecSpec, says: str) -> None:
@@ -202,7 +229,7 @@ def _mutated(payload: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("spec", SPECS + ROTATED, ids=str)
 def test_mutated_payloads_decode_cleanly_or_raise_codec_error(spec: CodecSpec) -> None:
     rng = random.Random(str(spec))
     payload = make_chain(spec).encode(heavy_tailed(600), seed=5, bypass=[slice(10, 20), slice(590, 600)])

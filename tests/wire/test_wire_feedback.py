@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wire.codecs import CodecError, CodecSpec, decode, make_chain, rounding_seed, uplink_spec
+from wire.codecs import CodecError, CodecSpec, Sparsify, decode, make_chain, rounding_seed, uplink_spec
 from wire.codecs.feedback import GIVEN_BACK, PENDING_MAX, ErrorFeedback
 from wire.messages import OUTCOMES, OutcomeKind
 
@@ -18,6 +18,9 @@ SPECS = [
     uplink_spec(0.2, "none", "none"),
     uplink_spec(None, "int8"),
     CodecSpec(),
+    CodecSpec(sparsify=Sparsify(kind="top_k", fraction=0.05), quantize="ternary", entropy="smallest"),
+    CodecSpec(sparsify=Sparsify(kind="random_k", fraction=0.1), quantize="int4"),
+    CodecSpec(rotate="hadamard", quantize="eden", bits=2),
 ]
 
 
@@ -145,3 +148,47 @@ def test_a_damaged_state_is_refused_wherever_it_is_damaged() -> None:
             assert caught.value.reason == "state"
     with pytest.raises(CodecError, match="state"):
         ErrorFeedback.from_bytes(good, n=N + 1)
+
+
+# --- deep gradient compression ------------------------------------------------------------------------------------
+
+
+def test_momentum_correction_follows_the_papers_recursion() -> None:
+    """u = m u + delta; v = v + u; send top-k(v); u is cleared where sent, v keeps the quantisation error only."""
+    chain = make_chain(uplink_spec(0.05, "none"))
+    feedback = ErrorFeedback(N, momentum=0.9)
+    u, v = np.zeros(N), np.zeros(N)
+    for step in range(12):
+        delta = delta_of(step)
+        sent = decode(feedback.encode("t", delta, chain, seed=step), n=N)
+        feedback.settle("t", "merged")
+        u = 0.9 * u + delta
+        v += u
+        assert np.allclose(sent.values, v[sent.positions], atol=1e-6)
+        u[sent.positions] = v[sent.positions] = 0
+        assert np.allclose(feedback.residual, v, atol=1e-6)
+        feedback = ErrorFeedback.from_bytes(feedback.to_bytes(), n=N, momentum=0.9)
+
+
+def test_a_state_with_another_momentum_is_refused() -> None:
+    state = ErrorFeedback(N, momentum=0.9).to_bytes()
+    with pytest.raises(CodecError, match="state"):
+        ErrorFeedback.from_bytes(state, n=N)
+    with pytest.raises(CodecError, match="momentum"):
+        ErrorFeedback(N, momentum=1.0)
+
+
+def test_a_failed_encoding_leaves_the_momentum_alone() -> None:
+    feedback = ErrorFeedback(N, momentum=0.9)
+    chain = make_chain(uplink_spec(0.05, "int8"))
+    feedback.encode("t1", delta_of(1), chain, seed=1)
+    before = feedback.to_bytes()
+    with pytest.raises(CodecError, match="not_finite"):
+        feedback.encode("t2", np.full(N, np.nan, np.float32), chain, seed=2)
+    assert feedback.to_bytes() == before
+
+
+def test_scales_for_no_feedback_are_never_mixed_with_feedback() -> None:
+    chain = make_chain(CodecSpec(rotate="hadamard", quantize="eden", bits=2), feedback=False)
+    with pytest.raises(CodecError, match="spec"):
+        ErrorFeedback(N).encode("t", delta_of(1), chain, seed=1)

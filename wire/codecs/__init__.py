@@ -6,6 +6,7 @@ from wire.codecs.chain import Chain, make_chain
 from wire.codecs.decode import LIMITS, Limits, decode
 from wire.codecs.decoded import Decoded
 from wire.codecs.errors import REASONS, CodecError
+from wire.codecs.layers import Layer, layers_of
 from wire.codecs.seeds import rounding_seed
 from wire.codecs.spec import CodecSpec, Sparsify, uplink_spec
 
@@ -16,9 +17,11 @@ __all__ = [
     "CodecError",
     "CodecSpec",
     "Decoded",
+    "Layer",
     "Limits",
     "Sparsify",
     "decode",
+    "layers_of",
     "make_chain",
     "rounding_seed",
     "uplink_spec",

@@ -18,11 +18,12 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from wire.codecs.arrays import BLOCK, Bytes, Float32, require_finite, vector_of
+from wire.codecs.arrays import Bytes, Float32, require_finite, vector_of
 from wire.codecs.chain import Chain
 from wire.codecs.decode import LIMITS, Limits, decode
 from wire.codecs.decoded import Decoded
 from wire.codecs.errors import CodecError
+from wire.codecs.layers import Layer
 from wire.messages import OutcomeKind
 
 PENDING_MAX = 4  # DESIGN.md: the agent keeps at most four unsettled updates; a fifth task is not begun
@@ -33,7 +34,8 @@ GIVEN_BACK = {"merged": False, "late": True, "surplus": True, "stale": True, "re
 
 STATE_MAGIC = b"EF"
 STATE_FORMAT = 1
-STATE_HEADER = struct.Struct("<2sHIII")  # magic, format, n, bytes of the pending list, crc32 of what follows
+# magic, format, n, momentum (as it was given), bytes of the pending list, crc32 of what follows
+STATE_HEADER = struct.Struct("<2sHIdII")
 
 # A training that diverged ends here rather than in an overflow of the residual that nothing could undo.
 MAGNITUDE_MAX = 1e30
@@ -48,10 +50,19 @@ _pending_list = msgspec.msgpack.Decoder(list[_Pending])
 
 
 class ErrorFeedback:
-    """The residual of one agent, float32[n], and the updates whose outcome is not known yet. Pure: no I/O."""
+    """The residual of one agent, float32[n], and the updates whose outcome is not known yet. Pure: no I/O.
 
-    def __init__(self, n: int, *, limits: Limits = LIMITS) -> None:
+    With `momentum` m > 0 it is deep gradient compression (Lin et al. 2018): u = m u + delta is what goes into the
+    residual, and u is cleared where it was sent (momentum factor masking). That costs a second vector, and local
+    training must then run without momentum of its own.
+    """
+
+    def __init__(self, n: int, *, momentum: float = 0.0, limits: Limits = LIMITS) -> None:
+        if not 0 <= momentum < 1:
+            raise CodecError("spec", f"momentum is {momentum}, allowed is 0 <= momentum < 1")
         self.n = n
+        self.momentum = momentum
+        self._velocity: Float32 | None = np.zeros(n, np.float32) if momentum else None
         self._limits = limits
         self._residual: Float32 = np.zeros(n, np.float32)
         self._pending: dict[str, bytes] = {}
@@ -80,7 +91,7 @@ class ErrorFeedback:
         *,
         seed: bytes | int,
         bypass: Sequence[slice] = (),
-        layers: Sequence[slice] = (),
+        layers: Sequence[Layer] = (),
     ) -> bytes:
         """Encode delta + residual for `task` and keep what the payload leaves out.
 
@@ -97,6 +108,8 @@ class ErrorFeedback:
         if delta.shape != self._residual.shape:
             raise CodecError("n", f"a delta of {delta.size} elements, the residual has {self.n}")
         require_finite(delta, MAGNITUDE_MAX)
+        if self._velocity is not None:
+            delta = self._velocity * np.float32(self.momentum) + delta
         self._residual += delta
         try:
             payload = chain.encode(self._residual, seed=seed, bypass=bypass, layers=layers)
@@ -105,6 +118,9 @@ class ErrorFeedback:
             self._residual -= delta
             raise
         sent.take_out_of(self._residual)
+        if self._velocity is not None:
+            self._velocity = delta
+            self._velocity[slice(None) if sent.positions is None else sent.positions] = 0
         self._pending[task] = payload
         return payload
 
@@ -127,6 +143,8 @@ class ErrorFeedback:
         if not 0 <= factor <= 1:
             raise ValueError(f"a decay is between 0 and 1, not {factor}")
         self._residual *= np.float32(factor)
+        if self._velocity is not None:
+            self._velocity *= np.float32(factor)
 
     def _decoded(self, payload: bytes) -> Decoded:
         return decode(payload, n=self.n, limits=self._limits)
@@ -137,31 +155,40 @@ class ErrorFeedback:
     def state(self) -> list[Bytes]:
         """Parts to write one after the other; the residual is a view, not a copy: write before it changes."""
         pending = msgspec.msgpack.encode([_Pending(task, payload) for task, payload in self._pending.items()])
-        residual = self._residual.astype("<f4", copy=False).view(np.uint8).data
-        crc = zlib.crc32(residual, zlib.crc32(pending))
-        return [STATE_HEADER.pack(STATE_MAGIC, STATE_FORMAT, self.n, len(pending), crc), pending, residual]
+        vectors = [vector.astype("<f4", copy=False).view(np.uint8).data for vector in self._vectors()]
+        crc = zlib.crc32(pending)
+        for vector in vectors:
+            crc = zlib.crc32(vector, crc)
+        head = STATE_HEADER.pack(STATE_MAGIC, STATE_FORMAT, self.n, self.momentum, len(pending), crc)
+        return [head, pending, *vectors]
+
+    def _vectors(self) -> list[Float32]:
+        return [self._residual] if self._velocity is None else [self._residual, self._velocity]
 
     def to_bytes(self) -> bytes:
-        """The same in one piece: 4 n bytes and the pending payloads."""
+        """The same in one piece: 4 n bytes (8 n with momentum) and the pending payloads."""
         return b"".join(self.state())
 
     @classmethod
-    def from_bytes(cls, data: Bytes, *, n: int, limits: Limits = LIMITS) -> ErrorFeedback:
+    def from_bytes(
+        cls, data: Bytes, *, n: int, momentum: float = 0.0, limits: Limits = LIMITS
+    ) -> ErrorFeedback:
         """What `state` wrote. Raises CodecError("state") if it is torn, damaged or of another model."""
         view = memoryview(data)
         if len(view) < STATE_HEADER.size:
             raise CodecError("state", f"{len(view)} bytes")
-        magic, version, saved_n, size, crc = STATE_HEADER.unpack(view[: STATE_HEADER.size])
-        if (magic, version, saved_n) != (STATE_MAGIC, STATE_FORMAT, n):
-            raise CodecError("state", f"format {version}, {saved_n} elements; expected {STATE_FORMAT}, {n}")
+        magic, version, saved_n, saved_momentum, size, crc = STATE_HEADER.unpack(view[: STATE_HEADER.size])
+        found, wanted = (magic, version, saved_n, saved_momentum), (STATE_MAGIC, STATE_FORMAT, n, momentum)
+        if found != wanted:
+            raise CodecError("state", f"{found}, expected {wanted}")
+        feedback = cls(n, momentum=momentum, limits=limits)
         body = view[STATE_HEADER.size :]
-        if len(body) != size + 4 * n or zlib.crc32(body) != crc:
+        if len(body) != size + 4 * n * len(feedback._vectors()) or zlib.crc32(body) != crc:
             raise CodecError("state", "torn or damaged")
-        feedback = cls(n, limits=limits)
         feedback._restore(body[:size], body[size:])
         return feedback
 
-    def _restore(self, pending: memoryview, residual: memoryview) -> None:
+    def _restore(self, pending: memoryview, vectors: memoryview) -> None:
         try:
             items = _pending_list.decode(pending)
         except msgspec.DecodeError as error:
@@ -171,8 +198,9 @@ class ErrorFeedback:
         for item in items:
             self._decoded(item.payload)
             self._pending[item.task] = item.payload
-        values = np.frombuffer(residual, "<f4")
-        for start in range(0, self.n, BLOCK):
-            if not np.isfinite(values[start : start + BLOCK]).all():
-                raise CodecError("state", "NaN or infinity in the residual")
-        self._residual[:] = values
+        for index, vector in enumerate(self._vectors()):
+            vector[:] = np.frombuffer(vectors[4 * self.n * index : 4 * self.n * (index + 1)], "<f4")
+            try:
+                require_finite(vector)
+            except CodecError as error:
+                raise CodecError("state", str(error)) from None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from wire.codecs.arrays import Positions
 from wire.codecs.errors import CodecError
+from wire.codecs.layers import Layer
 from wire.codecs.payload import Packing, Reader, Writer
 from wire.codecs.registry import Registry
 
@@ -15,13 +17,17 @@ PACKINGS: Registry[Packing] = Registry("packing")
 class Place(Protocol):
     """A code for strictly increasing positions below n.
 
-    `read` raises CodecError unless the bytes hold exactly `count` such positions.
+    `layers` may help to write them smaller. `read` raises CodecError unless the bytes hold exactly `count` of
+    them.
     """
 
     name: str
     code: int
 
-    def write(self, writer: Writer, positions: Positions, n: int) -> None: ...
+    def bytes_min(self, positions: Positions, n: int) -> int:
+        """At least so many bytes, found without writing; 0 if only writing tells."""
+
+    def write(self, writer: Writer, positions: Positions, n: int, layers: Sequence[Layer]) -> None: ...
 
     def read(self, reader: Reader, count: int, n: int) -> Positions: ...
 
@@ -32,21 +38,27 @@ PLACES: Registry[Place] = Registry("position code")
 # update.
 CHOICES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "none": (("raw",), ("gaps",)),
-    "zstd": (("raw", "zstd", "huffman"), ("gaps", "binned")),
+    "zstd": (("raw", "zstd", "huffman"), ("gaps", "binned", "turned")),
     "golomb": (("raw",), ("rice",)),
     "lossless": (("raw", "planes"), ("gaps",)),
-    "smallest": (("raw", "zstd", "huffman", "planes"), ("gaps", "binned", "rice")),
+    "smallest": (("raw", "zstd", "huffman", "planes"), ("gaps", "binned", "turned", "rice")),
 }
 
 
-def write_places(writer: Writer, codes: tuple[Place, ...], positions: Positions, n: int) -> None:
-    tried = []
+def write_places(
+    writer: Writer, codes: tuple[Place, ...], positions: Positions, n: int, layers: Sequence[Layer] = ()
+) -> None:
+    best: Writer | None = None
     for code in codes:
+        if best is not None and code.bytes_min(positions, n) >= best.size:
+            continue
         attempt = writer.fresh()
         attempt.raw(bytes([code.code]))
-        code.write(attempt, positions, n)
-        tried.append(attempt)
-    writer.raw(min(tried, key=lambda attempt: attempt.size).bytes())
+        code.write(attempt, positions, n, layers)
+        if best is None or attempt.size < best.size:
+            best = attempt
+    assert best is not None, "every choice of an entropy stage has a position code"
+    writer.raw(best.bytes())
 
 
 def read_places(reader: Reader, count: int, n: int) -> Positions:

@@ -7,13 +7,17 @@ with escapes at 1 %, 15 % at 1/400.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 
 from wire.codecs.arrays import Positions
 from wire.codecs.entropy.base import PLACES
 from wire.codecs.entropy.bits import pack_low_bits, unpack_low_bits
 from wire.codecs.entropy.gaps import to_gaps
 from wire.codecs.errors import CodecError
+from wire.codecs.layers import Layer
 from wire.codecs.payload import Reader, Writer
 
 EXACT = 16
@@ -31,22 +35,32 @@ BASES = np.where(
 )
 
 
-def symbols_of(gaps: Positions) -> Positions:
+TABLE_SIZE = 1 << 16  # larger gaps are rare; a search takes ten times as long as a look-up
+TABLE = (np.searchsorted(BASES, np.arange(TABLE_SIZE), side="right") - 1).astype(np.uint8)
+
+
+def symbols_of(gaps: Positions) -> NDArray[np.uint8]:
     """The last bin that begins at or below each gap."""
-    return np.searchsorted(BASES, gaps, side="right") - 1
+    symbols = TABLE[np.minimum(gaps, TABLE_SIZE - 1)]
+    large = np.flatnonzero(gaps >= TABLE_SIZE)
+    symbols[large] = np.searchsorted(BASES, gaps[large], side="right") - 1
+    return symbols
 
 
 class Binned:
     name = "binned"
     code = 2
 
-    def write(self, writer: Writer, positions: Positions, n: int) -> None:
+    def bytes_min(self, positions: Positions, n: int) -> int:
+        return 0
+
+    def write(self, writer: Writer, positions: Positions, n: int, layers: Sequence[Layer]) -> None:
         gaps = to_gaps(positions)
         symbols = symbols_of(gaps)
         wide = symbols >= EXACT
         rest = gaps[wide] - BASES[symbols[wide]]
-        writer.stream(symbols.astype(np.uint8).data)
-        writer.stream(pack_low_bits(rest, WIDTHS[symbols[wide]]).data)
+        writer.stream(symbols.data)
+        writer.raw(pack_low_bits(rest, WIDTHS[symbols[wide]]).data)
 
     def read(self, reader: Reader, count: int, n: int) -> Positions:
         symbols = np.frombuffer(reader.stream(count), np.uint8)
@@ -58,7 +72,7 @@ class Binned:
             raise CodecError("positions", f"gaps beyond {n}")
         wide = symbols >= EXACT
         widths = WIDTHS[symbols[wide]]
-        rest = np.frombuffer(reader.stream(-(-int(widths.sum()) // 8)), np.uint8)
+        rest = np.frombuffer(reader.raw(-(-int(widths.sum()) // 8)), np.uint8)
         gaps[wide] += unpack_low_bits(rest, widths)
         positions = np.cumsum(gaps) + np.arange(count, dtype=np.int64)
         if count and positions[-1] >= n:

@@ -10,24 +10,28 @@ from wire.codecs.arrays import Positions
 Octets = NDArray[np.uint8]
 
 
+WORD_BITS = 32  # numbers are below 2^32, as n is
+
+
 def pack_low_bits(numbers: Positions, widths: Positions) -> Octets:
     """The lowest `widths[i]` bits of `numbers[i]`, most significant first, without gaps between them."""
-    return np.packbits(_bits(numbers, widths))
-
-
-def _bits(numbers: Positions, widths: Positions) -> Octets:
-    columns = np.arange(int(widths.max(initial=0)))[::-1]
-    matrix = ((numbers[:, None] >> columns) & 1).astype(np.uint8)
-    return matrix[columns < widths[:, None]]
+    bits = np.unpackbits(numbers.astype(">u4").view(np.uint8).reshape(-1, 4), axis=1)
+    return np.packbits(_tails(bits, widths)[_used(widths)])
 
 
 def unpack_low_bits(data: Octets, widths: Positions) -> Positions:
     """The inverse; `data` holds at least sum(widths) bits."""
-    columns = np.arange(int(widths.max(initial=0)))[::-1]
-    matrix = np.zeros((widths.size, columns.size), np.uint8)
-    matrix[columns < widths[:, None]] = np.unpackbits(data, count=int(widths.sum()))
-    numbers = np.zeros(widths.size, np.int64)
-    for column in range(columns.size):  # a product with the powers of two would need eight times the memory
-        numbers <<= 1
-        numbers |= matrix[:, column]
-    return numbers
+    bits = np.zeros((widths.size, WORD_BITS), np.uint8)
+    _tails(bits, widths)[_used(widths)] = np.unpackbits(data, count=int(widths.sum()))
+    return np.packbits(bits, axis=1).view(">u4").reshape(-1).astype(np.int64)
+
+
+def _tails(bits: Octets, widths: Positions) -> Octets:
+    """The last columns, as many as the widest number uses."""
+    return bits[:, WORD_BITS - int(widths.max(initial=0)) :]
+
+
+def _used(widths: Positions) -> NDArray[np.bool_]:
+    """Which of those columns belong to each number."""
+    columns = np.arange(int(widths.max(initial=0)), dtype=np.uint8)[::-1]
+    return columns < widths.astype(np.uint8)[:, None]

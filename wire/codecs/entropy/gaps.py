@@ -6,11 +6,14 @@ and zstd finds that: 5 bits a position where a memoryless code needs 8.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from wire.codecs.arrays import Positions
 from wire.codecs.entropy.base import PLACES
 from wire.codecs.errors import CodecError
+from wire.codecs.layers import Layer
 from wire.codecs.payload import Reader, Writer
 
 ESCAPE = 255
@@ -39,7 +42,10 @@ class Gaps:
     name = "gaps"
     code = 0
 
-    def write(self, writer: Writer, positions: Positions, n: int) -> None:
+    def bytes_min(self, positions: Positions, n: int) -> int:
+        return 0
+
+    def write(self, writer: Writer, positions: Positions, n: int, layers: Sequence[Layer]) -> None:
         writer.stream(gap_bytes(positions).data)
 
     def read(self, reader: Reader, count: int, n: int) -> Positions:

@@ -8,7 +8,6 @@ hence the same bits on every machine; a matrix product would be faster and diffe
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wire.codecs.arrays import Float32
 from wire.codecs.rotate.base import ROTATIONS
@@ -68,10 +67,12 @@ def _sides(size: int) -> tuple[int, int]:
     return rows, size // rows
 
 
-def signs(count: int, seed: int) -> NDArray[np.bool_]:
-    """Which elements change their sign."""
-    words = raw_bits(seed, -(-count // 64), PURPOSE).astype("<u8")
-    return np.unpackbits(words.view(np.uint8), count=count).view(bool)
+def flip_signs(data: Float32, seed: int) -> None:
+    """Change the sign of half of the elements, in place: exact, and the same on every machine."""
+    words = raw_bits(seed, -(-data.size // 64), PURPOSE).astype("<u8")
+    flips = np.unpackbits(words.view(np.uint8), count=data.size).astype(np.uint32)
+    flips <<= np.uint32(31)
+    data.view(np.uint32)[:] ^= flips
 
 
 def _each(data: Float32, turned: bool) -> None:
@@ -95,15 +96,16 @@ class Hadamard:
     def forward(self, values: Float32, seed: int) -> Float32:
         rotated = np.zeros(padded(values.size), np.float32)
         rotated[: values.size] = values
-        np.negative(rotated, out=rotated, where=signs(rotated.size, seed))
-        _each(rotated, turned=False)
+        flip_signs(rotated, seed)
+        with np.errstate(over="ignore", invalid="ignore"):  # the chain refuses what is not finite
+            _each(rotated, turned=False)
         return rotated
 
     def backward(self, rotated: Float32, count: int, seed: int) -> Float32:
         values = rotated.copy()
-        with np.errstate(over="ignore", invalid="ignore"):  # the chain refuses what is not finite
+        with np.errstate(over="ignore", invalid="ignore"):
             _each(values, turned=True)
-        np.negative(values, out=values, where=signs(values.size, seed))
+        flip_signs(values, seed)
         return values[:count]
 
 

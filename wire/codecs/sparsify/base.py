@@ -8,17 +8,18 @@ from typing import Protocol
 
 from wire.codecs.arrays import Float32, Positions
 from wire.codecs.errors import CodecError
+from wire.codecs.layers import Layer
 from wire.codecs.registry import Registry
 from wire.codecs.spec import Sparsify
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a choice of positions may depend on. `layers` are runs in order; `seed` is the update's."""
+    """What a choice of positions may depend on. `layers` lie in order; `seed` is the update's."""
 
     options: Sparsify
     seed: int
-    layers: Sequence[slice] = ()
+    layers: Sequence[Layer] = ()
 
 
 class Sparsifier(Protocol):

@@ -10,6 +10,7 @@ import numpy as np
 
 from wire.codecs.arrays import BLOCK, Float32, Positions
 from wire.codecs.errors import CodecError
+from wire.codecs.layers import Layer
 from wire.codecs.sparsify.base import SPARSIFIERS, Choice, check_size, no_draw, share
 from wire.codecs.spec import Sparsify
 
@@ -83,9 +84,9 @@ class TopK:
         raise no_draw(self.name)
 
 
-def _of_layer(vector: Float32, layer: slice, fraction: float) -> Positions:
-    piece = vector[layer]
-    return top_k(piece, share(fraction, piece.size)) + layer.indices(vector.size)[0]
+def _of_layer(vector: Float32, layer: Layer, fraction: float) -> Positions:
+    piece = vector[layer.start : layer.stop]
+    return top_k(piece, share(fraction, piece.size)) + layer.start
 
 
 SPARSIFIERS.add(TopK())

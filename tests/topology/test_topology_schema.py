@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -18,6 +18,7 @@ from topology.expectations import METRICS, Condition
 from topology.generated import generated_files, json_schema
 from topology.plan import Shape
 from topology.profiles import DEVICES, LINKS
+from topology.schema import Data, Topology
 from topology.validate import parse_topology
 
 REPOSITORY = Path(topology.__file__).parent.parent
@@ -103,13 +104,15 @@ def test_a_broken_group_count_causes_no_consequential_errors() -> None:
 # -------------------------------------------------------------------------------------------------------
 
 
-def test_data_sets_and_models_are_those_of_learning() -> None:
-    assert set(checks.TRAIN_SAMPLES) == set(DATASETS)
-    assert set(checks.PARAMETERS) == set(MODELS)
+def test_data_sets_and_models_are_known_to_learning() -> None:
+    assert set(get_args(Topology.model_fields["model"].annotation)) == set(checks.PARAMETERS)
+    assert set(get_args(Data.model_fields["dataset"].annotation)) == set(checks.TRAIN_SAMPLES)
+    assert set(checks.TRAIN_SAMPLES) <= set(DATASETS)
+    assert set(checks.PARAMETERS) <= set(MODELS)
     assert len(DATASETS["mnist-mini"](None).train_y) == checks.TRAIN_SAMPLES["mnist-mini"]
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", sorted(checks.PARAMETERS))
 def test_parameter_counts(name: str) -> None:
     import onnx
 

@@ -1,0 +1,279 @@
+"""Links without root: a TCP relay between a device and the broker, for the process runtime.
+
+Every connection of a device passes one relay; per direction all of them share one rate, and bytes arrive one delay
+after they left. What a TCP relay cannot do is refused by name (`unsupported`): it sees a stream, not packets, so it
+cannot lose any.
+
+Run as `python -m emulation.links.relay --config relay.json`: one process for all devices, until SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from emulation.links.rate_clock import RateClock
+from history.writer import HistoryWriter
+from topology.plan import Shape
+
+DELAY_S_MIN = 0.001  # the event loop's timers count in milliseconds
+UNDER_WAY_BYTES_MAX = 8 << 20  # per connection and direction without a rate: 80 ms at 1 Gbit/s
+CONNECTIONS_MAX = 64  # per device; an agent has one, and one more while it reconnects
+CONNECT_WAIT_S = 10.0
+RECEIVE_BUFFER_BYTES_MIN = (
+    8_192  # the kernel's buffer is part of the queue: as large as the queue, not megabytes
+)
+SAMPLE_S = 5.0
+
+
+class RelayLink(Struct, frozen=True, kw_only=True):
+    """`listen_port` 0: any free one."""
+
+    device: str
+    listen_port: int
+    up: Shape
+    down: Shape
+
+
+class RelayConfig(Struct, frozen=True, kw_only=True):
+    """The file `relay.json`. `history` is the file to record in; empty: nothing is recorded."""
+
+    upstream_port: int
+    links: tuple[RelayLink, ...]
+    upstream_host: str = "127.0.0.1"
+    listen_host: str = "127.0.0.1"
+    seed: int = 0
+    history: str = ""
+
+
+def unsupported(shape: Shape) -> list[str]:
+    """Names of what a relay cannot do of this shape, with the reason."""
+    found = []
+    if shape.loss > 0:
+        found.append("loss: a TCP relay sees a stream, there is no packet to lose")
+    if 0 < shape.delay_s < DELAY_S_MIN:
+        found.append(f"delay: {shape.delay_s * 1e3:g} ms is below what a relay can keep (1 ms)")
+    return found
+
+
+class Relay:
+    """One device's link. `start` returns the port; `close` ends all connections."""
+
+    def __init__(
+        self,
+        listen_host: str,
+        upstream_host: str,
+        upstream_port: int,
+        shape_up: Shape,
+        shape_down: Shape,
+        *,
+        seed: str = "0",
+    ) -> None:
+        self._listen_host, self._upstream = listen_host, (upstream_host, upstream_port)
+        self.up, self.down = RateClock(shape_up, f"{seed}/up"), RateClock(shape_down, f"{seed}/down")
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def start(self, port: int = 0) -> int:
+        """Raises OSError when the port is taken."""
+        handle = socket.socket()
+        try:
+            handle.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _buffer_bytes(self.up))
+            handle.bind((self._listen_host, port))
+            self._server = await asyncio.start_server(self._accept, sock=handle)
+        except BaseException:
+            handle.close()
+            raise
+        return int(handle.getsockname()[1])
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._connections):
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._connections) >= CONNECTIONS_MAX:
+            writer.close()
+            return
+        self._connections.add(task)
+        try:
+            await self._serve(reader, writer)
+        except asyncio.CancelledError:
+            pass  # `close` ends it; the device sees its connection end
+        finally:
+            self._connections.discard(task)
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # The handshake crosses the link once in each direction, as it would on a real one.
+        await asyncio.sleep(self.up.shape.delay_s + self.down.shape.delay_s)
+        try:
+            async with asyncio.timeout(CONNECT_WAIT_S):
+                broker_reader, broker_writer = await _connect(self._upstream, _buffer_bytes(self.down))
+        except (OSError, TimeoutError):
+            return  # the device sees a connection that ends, as when the broker is away
+        try:
+            async with asyncio.TaskGroup() as pumps:
+                pumps.create_task(_pump(reader, broker_writer, self.up))
+                pumps.create_task(_pump(broker_reader, writer, self.down))
+        except* (OSError, asyncio.IncompleteReadError):
+            pass  # one side reset the connection: the other one's ends too
+        finally:
+            broker_writer.close()
+
+
+async def _connect(
+    upstream: tuple[str, int], buffer_bytes: int
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    handle = socket.socket()
+    handle.setblocking(False)
+    handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+    try:
+        await asyncio.get_running_loop().sock_connect(handle, upstream)
+        return await asyncio.open_connection(sock=handle)
+    except BaseException:
+        handle.close()
+        raise
+
+
+def _buffer_bytes(clock: RateClock) -> int:
+    rate = clock.shape.rate_bit_s
+    return 1 << 20 if rate is None else max(RECEIVE_BUFFER_BYTES_MIN, int(clock.queue_s * rate / 8))
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, clock: RateClock) -> None:
+    """Move one direction of one connection: read within the queue's bound, write when due. Ends at end of file."""
+    under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+    room = asyncio.Event()
+    held = [0]
+
+    async def deliver() -> None:
+        while True:
+            due, data = await under_way.get()
+            wait = due - time.monotonic()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            if not data:
+                if writer.can_write_eof():
+                    writer.write_eof()
+                return
+            writer.write(data)
+            await writer.drain()
+            held[0] -= len(data)
+            room.set()
+
+    async def take() -> None:
+        while True:
+            while (wait := clock.wait_s(time.monotonic())) > 0:
+                await asyncio.sleep(wait)
+            while held[0] > UNDER_WAY_BYTES_MAX:
+                room.clear()
+                await room.wait()
+            data = await reader.read(clock.chunk_bytes())
+            passage = clock.take(len(data), time.monotonic())
+            held[0] += len(data)
+            under_way.put_nowait((passage.due_s, data))
+            if not data:
+                return
+
+    async with asyncio.TaskGroup() as both:
+        both.create_task(deliver())
+        both.create_task(take())
+
+
+# --- the process -------------------------------------------------------------------------------------------
+
+
+async def serve(config: RelayConfig, history: HistoryWriter | None, stop: asyncio.Event) -> None:
+    """All relays of a run until `stop`. Raises OSError when a port is taken."""
+    relays: dict[str, Relay] = {}
+    try:
+        for link in config.links:
+            relay = Relay(
+                config.listen_host,
+                config.upstream_host,
+                config.upstream_port,
+                link.up,
+                link.down,
+                seed=f"{config.seed}/{link.device}",
+            )
+            relays[link.device] = relay
+            port = await relay.start(link.listen_port)
+            print(f"{link.device}: {config.listen_host}:{port}", flush=True)
+            if history is not None:
+                _record(history, link)
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SAMPLE_S):
+                    await stop.wait()
+            if history is not None:
+                for device, relay in relays.items():
+                    history.append(
+                        "link_sample", device=device, up_bytes=relay.up.bytes, down_bytes=relay.down.bytes
+                    )
+                history.sync()
+    finally:
+        for relay in relays.values():
+            await relay.close()
+
+
+def _record(history: HistoryWriter, link: RelayLink) -> None:
+    """What is in force, and as lapses what was asked for and is not."""
+    history.append(
+        "link_applied", device=link.device, backend="relay", requested={"up": link.up, "down": link.down}
+    )
+    for way in ("up", "down"):
+        shape: Shape = getattr(link, way)
+        for text in unsupported(shape):
+            history.append(
+                "lapse",
+                what="not_emulated",
+                node=link.device,
+                requested=shape,
+                effective=None,
+                detail=f"{way}: {text}",
+            )
+    history.sync()
+
+
+async def _main(config: RelayConfig) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    history = HistoryWriter(config.history, "relay") if config.history else None
+    try:
+        await serve(config, history, stop)
+    finally:
+        if history is not None:
+            history.close()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m emulation.links.relay")
+    parser.add_argument("--config", type=Path, required=True, help="relay.json")
+    path: Path = parser.parse_args(argv).config
+    try:
+        config = msgspec.json.decode(path.read_bytes(), type=RelayConfig)
+        asyncio.run(_main(config))
+    except (OSError, msgspec.DecodeError) as error:
+        print(f"relay: {path}: {error}", file=sys.stderr)
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,8 +2,8 @@
 
     python -m coordinator --root /run/edgerig [--broker-host H] [--broker-port P] [--mqtt-version 4|5]
 
-Exit codes: 0 the run reached its target or its rounds, 1 it failed, 3 something around it is missing or broken,
-143 it was asked to stop (and goes on where it was when it is started again).
+Exit codes: 0 the run is over (how it ended is in the history: another start would change nothing), 3 something
+around it is missing or broken, 143 it was asked to stop (and goes on where it was when it is started again).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from coordinator.errors import EXIT_ENVIRONMENT, EXIT_FAILED, EXIT_OK, EXIT_TERMINATED, EnvironmentFault
+from coordinator.errors import EXIT_ENVIRONMENT, EXIT_OK, EXIT_TERMINATED, EnvironmentFault
 from coordinator.setup import Options, make_service
 
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("coordinator: stopped before the end of the run", flush=True)
         return EXIT_TERMINATED
     print(f"coordinator: the run has ended: {result.reason}", flush=True)
-    return EXIT_OK if result.ok else EXIT_FAILED
+    return EXIT_OK
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-EXIT_OK, EXIT_FAILED, EXIT_ENVIRONMENT, EXIT_TERMINATED = 0, 1, 3, 143
+EXIT_OK, EXIT_ENVIRONMENT, EXIT_TERMINATED = 0, 3, 143
 
 
 class EnvironmentFault(Exception):

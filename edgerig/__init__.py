@@ -1,3 +1,5 @@
 """EdgeRig's front door: the operator's command."""
 
-__version__ = "0.1.0"
+from wire import VERSION
+
+__version__ = VERSION

@@ -9,7 +9,7 @@ import typer
 
 from compose.errors import EnvironmentProblem, Interrupted
 from edgerig import __version__
-from edgerig.commands import host, record, run, topology
+from edgerig.commands import host, model, record, run, topology
 from edgerig.exits import CONFIGURATION, ENVIRONMENT, INTERRUPTED, OK
 from learning.datasets import DatasetError
 from learning.partition import PartitionError
@@ -33,6 +33,7 @@ app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=Fals
 for group in (topology, run, record, host):
     for command in group.app.registered_commands:
         app.registered_commands.append(command)
+app.add_typer(model.app, name="model")
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from compose import engine
 from compose.sweep import sweep as sweep_host
+from edgerig.exits import ENVIRONMENT, OK
 from edgerig.options import DEFAULT_RUNS, Format, FormatOption, RunsFolder
+from emulation.probe import probe
 
 app = typer.Typer()
+
+
+@app.command()
+def doctor(format: FormatOption = Format.text) -> None:
+    """What this kernel, Docker and cgroup can and cannot do, and which link backend a run here will use.
+
+    \b
+    edgerig doctor
+    edgerig doctor --format json | jq .backend
+
+    Exit code 3: no containers can be run here (the process runtime works all the same).
+    """
+    found = probe()
+    if format is Format.json:
+        typer.echo(json.dumps(asdict(found), indent=1))
+    else:
+        typer.echo(f"links will be shaped by {found.backend}: {found.reason}")
+        for name, says in found.checks.items():
+            typer.echo(f"  {name:<30} {says}")
+        if not found.docker:
+            typer.echo(f"next: {engine.SETUP_HINT}")
+    raise typer.Exit(OK if found.docker else ENVIRONMENT)
 
 
 @app.command()

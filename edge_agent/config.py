@@ -12,6 +12,7 @@ from topology.plan import AgentConfig
 
 CONFIG_BYTES_MAX = 65_536
 PASSWORD_BYTES_MAX = 1_024
+LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 def load_config(path: Path) -> AgentConfig:
@@ -26,6 +27,10 @@ def load_config(path: Path) -> AgentConfig:
         raise ConfigurationError(f"{path} is no YAML: {error}") from error
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"{path}: {error}") from error
+    if config.log_level not in LOG_LEVELS:
+        raise ConfigurationError(
+            f"{path}: log_level is {config.log_level!r}; allowed: {', '.join(LOG_LEVELS)}"
+        )
     return _resolved(config, path.parent.resolve())
 
 

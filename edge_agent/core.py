@@ -113,10 +113,10 @@ class AgentCore:
         items.start_upload(turn)
         if not self.state.online:
             return
-        items.offer_due(turn)
-        items.ask_due(turn)
         if turn.now >= self.state.hello_at:
             self._hello(turn)
+        items.offer_due(turn)
+        items.ask_due(turn)
 
     # --- messages --------------------------------------------------------------------------------------------
 

@@ -385,25 +385,36 @@ class Spool:
         """The one step that counts. What it names is durable before, and what it no longer names goes after."""
         old = self._ledger
         ledger = msgspec.structs.replace(ledger, generation=self._generation)
+        fresh = set(_files(ledger)) - set(_files(old)) - self._prepared_files()
         try:
             self._disk.sync()
             self._disk.write(LEDGER, [msgspec.msgpack.encode(ledger)])
+        except OSError as error:
+            self._remove(fresh)
+            raise SpoolError(f"cannot write the ledger: {error}") from error
+        try:
             self._disk.sync()
         except OSError as error:
-            self._fall_back(old, set(_files(ledger)) - set(_files(old)))
-            raise SpoolError(f"cannot write the ledger: {error}") from error
+            self._fall_back(old)
+            self._remove(fresh)
+            raise SpoolError(f"cannot make the ledger durable: {error}") from error
         self._ledger = ledger
-        for name in set(_files(old)) - set(_files(ledger)):
-            self._disk.remove(name)
+        self._remove(set(_files(old)) - set(_files(ledger)))
 
-    def _fall_back(self, old: Ledger, fresh: set[str]) -> None:
+    def _fall_back(self, old: Ledger) -> None:
         """The new ledger may or may not be in place: put the old one back, or stop before the two disagree."""
         try:
             self._disk.write(LEDGER, [msgspec.msgpack.encode(old)])
             self._disk.sync()
         except OSError as error:
             raise DiskBroken(f"neither the new nor the old ledger can be written: {error}") from error
-        for name in fresh - {n for p in self._prepared.values() for n in (p.item.file, p.residual.file)}:
+
+    def _prepared_files(self) -> set[str]:
+        """`discard` removes these, or they count once they are committed."""
+        return {name for p in self._prepared.values() for name in (p.item.file, p.residual.file)}
+
+    def _remove(self, names: set[str]) -> None:
+        for name in sorted(names):
             self._disk.remove(name)
 
     def _sweep(self) -> None:

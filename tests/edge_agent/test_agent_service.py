@@ -80,7 +80,9 @@ class Device:
             self.process.wait()
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        return [event for event in read_history(self.folder / "state" / "history.jsonl") if event["event"] == name]
+        return [
+            event for event in read_history(self.folder / "state" / "history.jsonl") if event["event"] == name
+        ]
 
     def await_event(self, name: str, count: int = 1, wait_s: float = 30.0) -> list[dict[str, Any]]:
         deadline = time.monotonic() + wait_s
@@ -91,7 +93,9 @@ class Device:
 
 
 @contextlib.contextmanager
-def rig(folder: Path, broker: Broker, mlp: tuple[bytes, Any], **changes: Any) -> Iterator[tuple[ScriptedCoordinator, Device]]:
+def rig(
+    folder: Path, broker: Broker, mlp: tuple[bytes, Any], **changes: Any
+) -> Iterator[tuple[ScriptedCoordinator, Device]]:
     coordinator = ScriptedCoordinator(broker.port, broker.passwords[topics.COORDINATOR], RUN, NAME, mlp[0])
     device = Device(folder, broker, **changes)
     try:
@@ -102,7 +106,9 @@ def rig(folder: Path, broker: Broker, mlp: tuple[bytes, Any], **changes: Any) ->
         coordinator.close()
 
 
-def test_a_task_from_hello_to_outcome_and_the_next_by_delta(tmp_path: Path, broker: Broker, mlp: tuple[bytes, Any]) -> None:
+def test_a_task_from_hello_to_outcome_and_the_next_by_delta(
+    tmp_path: Path, broker: Broker, mlp: tuple[bytes, Any]
+) -> None:
     with rig(tmp_path, broker, mlp) as (coordinator, device):
         device.start()
         status = coordinator.expect(m.Status)
@@ -166,7 +172,9 @@ def test_a_broker_that_forgets_in_mid_upload(tmp_path: Path, broker: Broker, mlp
         assert hashlib.sha256(payload).hexdigest() == offer.sha256
 
 
-def test_a_kill_loses_nothing_that_was_spooled(tmp_path: Path, broker: Broker, mlp: tuple[bytes, Any]) -> None:
+def test_a_kill_loses_nothing_that_was_spooled(
+    tmp_path: Path, broker: Broker, mlp: tuple[bytes, Any]
+) -> None:
     with rig(tmp_path, broker, mlp) as (coordinator, device):
         device.start()
         coordinator.expect(m.Hello)
@@ -190,22 +198,43 @@ def test_a_kill_loses_nothing_that_was_spooled(tmp_path: Path, broker: Broker, m
         assert not coordinator.expect(m.Status).online
 
 
-def test_malformed_bytes_on_every_topic_hurt_nobody(tmp_path: Path, broker: Broker, mlp: tuple[bytes, Any]) -> None:
+def test_malformed_bytes_on_every_topic_hurt_nobody(
+    tmp_path: Path, broker: Broker, mlp: tuple[bytes, Any]
+) -> None:
     with rig(tmp_path, broker, mlp) as (coordinator, device):
         device.start()
         coordinator.expect(m.Hello)
         kinds = ["task", "grant", "ack", "outcome", "cancel", "resync", "finish", "nonsense"]
         good = m.encode(m.Cancel(task="nobody"))
         for kind in kinds:
-            for payload in (b"", b"\xff" * 40, good[:-1], b"\x81\xa4type\xa4what", good if kind != "cancel" else b"{}"):
+            for payload in (
+                b"",
+                b"\xff" * 40,
+                good[:-1],
+                b"\x81\xa4type\xa4what",
+                good if kind != "cancel" else b"{}",
+            ):
                 coordinator.raw(topics.down(RUN, NAME, kind), payload)
         huge = coordinator.task("huge")
         model = m.ModelRef(
             version=9, sha256="0" * 64, parameters=1 << 30, dtype="fp16", full=huge.model.full, deltas=()
         )
-        coordinator.send(m.Task(task="huge", round=1, model=model, graph=huge.graph, train=huge.train, uplink=huge.uplink, seed=1, deadline_s=1.0))
+        coordinator.send(
+            m.Task(
+                task="huge",
+                round=1,
+                model=model,
+                graph=huge.graph,
+                train=huge.train,
+                uplink=huge.uplink,
+                seed=1,
+                deadline_s=1.0,
+            )
+        )
         assert "parameters" in coordinator.expect(m.Failed).reason
-        coordinator.send(coordinator.task("nan", train=m.TrainSpec(local_epochs=1, batch_size=16, lr=float("nan"))))
+        coordinator.send(
+            coordinator.task("nan", train=m.TrainSpec(local_epochs=1, batch_size=16, lr=float("nan")))
+        )
         assert coordinator.expect(m.Failed).task == "nan"
         coordinator.send(coordinator.task("batch", train=m.TrainSpec(local_epochs=1, batch_size=17, lr=0.1)))
         assert "17" in coordinator.expect(m.Failed).reason
@@ -217,7 +246,9 @@ def test_malformed_bytes_on_every_topic_hurt_nobody(tmp_path: Path, broker: Brok
         assert device.process.poll() is None
 
 
-def test_a_refused_password_ends_with_a_clear_message(tmp_path: Path, broker: Broker, mlp: tuple[bytes, Any]) -> None:
+def test_a_refused_password_ends_with_a_clear_message(
+    tmp_path: Path, broker: Broker, mlp: tuple[bytes, Any]
+) -> None:
     device = Device(tmp_path, broker)
     (device.folder / "password").write_text("wrong")
     device.start()
@@ -238,13 +269,17 @@ def test_a_refused_password_ends_with_a_clear_message(tmp_path: Path, broker: Br
         ({"ca_file": "ca.crt"}, "ca.crt"),
     ],
 )
-def test_a_broken_configuration_says_what_is_wrong(tmp_path: Path, broker: Broker, changes: dict[str, Any], words: str) -> None:
+def test_a_broken_configuration_says_what_is_wrong(
+    tmp_path: Path, broker: Broker, changes: dict[str, Any], words: str
+) -> None:
     device = Device(tmp_path, broker, **changes).start()
     assert device.wait() == 2
     assert words in device.log.read_text()
 
 
-def test_the_gate_holds_until_this_boots_token(tmp_path: Path, broker: Broker, mlp: tuple[bytes, Any]) -> None:
+def test_the_gate_holds_until_this_boots_token(
+    tmp_path: Path, broker: Broker, mlp: tuple[bytes, Any]
+) -> None:
     from edge_agent.gate import boot_token
 
     with rig(tmp_path, broker, mlp, gate="gate", gate_wait_s=30) as (coordinator, device):

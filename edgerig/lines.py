@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edgerig.live import Live, clean
+from history import units
 from history.events import Event
 from history.fields import count, flag, integer, mappings, number, strings, text
-from history.report import units
 
 Line = tuple[str, str]  # style (good, bad, note or plain), text
 _Teller = Callable[[Live, Event], Line | None]

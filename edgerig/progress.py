@@ -17,9 +17,9 @@ from rich.text import Text
 
 from edgerig.lines import names_of, tell
 from edgerig.live import Live, LiveDevice, apply, clean, make_live
+from history import units
 from history.collect import REPORT_NAME
 from history.events import Event
-from history.report import units
 from history.summary import Summary
 from topology.plan import Plan
 

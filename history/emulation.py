@@ -4,10 +4,11 @@ valid.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from history import units
 from history.fields import flag, mapping, number
 from history.record import DeviceRecord, LinkRecord, Record
-
-_UNITS = {"rate_bit_s": "bit/s", "delay_s": "s", "jitter_s": "s", "loss": ""}
 
 
 def problems(record: Record) -> list[str]:
@@ -46,22 +47,29 @@ def _links(device: DeviceRecord) -> list[str]:
     return [text for link in measured.values() if not link.ok for text in _off(device.name, link)]
 
 
+_SHOWN: dict[str, Callable[[float | None], str]] = {
+    "rate_bit_s": lambda value: "unlimited" if value is None else units.rate(value),
+    "delay_s": units.milliseconds,
+    "jitter_s": units.milliseconds,
+    "loss": units.percent,
+}
+
+
 def _off(name: str, link: LinkRecord) -> list[str]:
-    """What exactly was off, per direction and quantity."""
+    """What exactly was off, per direction: requested and effective of everything that was measured."""
     found = []
     for way, direction in link.directions.items():
         if flag(direction, "ok") is not False:
             continue
         requested, effective = mapping(direction, "requested"), mapping(direction, "effective")
         parts = [
-            f"{key.rsplit('_', 1)[0] if unit == 's' else key.split('_')[0]} {_plain(number(requested, key))} "
-            f"requested, {_plain(number(effective, key))} {unit} effective".replace("  ", " ")
-            for key, unit in _UNITS.items()
-            if number(requested, key) is not None or number(effective, key) is not None
+            f"{key.split('_')[0]} {show(number(requested, key))} requested, {show(measured)} effective"
+            for key, show in _SHOWN.items()
+            if (measured := number(effective, key)) is not None
         ]
         found.append(f"{name}: link {way} out of tolerance ({'; '.join(parts) or 'no figures'})")
     return found or [f"{name}: link out of tolerance"]
 
 
 def _plain(value: float | None) -> str:
-    return "nothing" if value is None else f"{value:.6g}"
+    return "nothing" if value is None else f"{value:.4g}"

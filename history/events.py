@@ -17,7 +17,8 @@ coordinator
   update_journalled task, agent, sha256                      (after the returned fsync)
   update_acked      task, agent, sha256
   update_discarded  task, agent, sha256, outcome (late|surplus|stale|refused), reason
-  task_closed       task, agent, round, state (merged|late|surplus|stale|refused|failed|timed_out|cancelled|dropped), reason
+  task_closed       task, agent, round, reason,
+                    state (merged|late|surplus|stale|refused|failed|timed_out|cancelled|dropped)
   version_committed version, sha256, round, updates: [{task, agent, sha256, weight}]
   version_published version, objects: [{name, bytes, chunks}]
   round_closed      round, version, merged, missing: [agent], reason, wall_s

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from history.report import units
+from history import units
 from history.report.axes import Scale, ticks, time_ticks
 from history.report.markup import Markup, tag
 from history.summary import CurvePoint, Summary

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from history import units
 from history.record import Record
-from history.report import chart, tables, timeline, units
+from history.report import chart, tables, timeline
 from history.report.markup import Child, Markup, join, tag
 from history.summary import Summary
 
@@ -128,7 +129,7 @@ def _sections(record: Record, summary: Summary) -> list[Markup]:
         _section("Processors", tables.cpus(summary)),
         _section("Faults", tables.faults(summary)),
         _section(
-            "Checks", tables.checks(summary), intro="What the history alone can prove; `unknown` is no pass."
+            "Checks", tables.checks(summary), intro="What the history alone can prove. Unknown is no pass."
         ),
         _section("Lapses", tables.lapses(summary)),
         _section("Environment", _environment(summary)),
@@ -158,12 +159,13 @@ def _emulation_intro(summary: Summary) -> str:
 
 def _figures(summary: Summary) -> Markup:
     discarded = sum(summary.updates_discarded.values())
-    lost = units.NOT_RECORDED if summary.updates_lost is None else f"{summary.updates_lost} lost"
+    lost = "losses unknown" if summary.updates_lost is None else f"{summary.updates_lost} lost"
+    ended = f"ended by {summary.finish_reason}" if summary.finish_reason else "end not recorded"
     peak = max((d.peak_rss_mb for d in summary.devices if d.peak_rss_mb is not None), default=None)
     training = summary.phases.get("training")
     cards = [
         ("Test accuracy", units.percent(summary.final_accuracy), f"loss {units.plain(summary.final_loss)}"),
-        ("Rounds", f"{summary.rounds}", f"ended by {summary.finish_reason or units.NOT_RECORDED}"),
+        ("Rounds", f"{summary.rounds}", ended),
         ("Wall time", units.seconds(summary.wall_s), f"training {units.seconds(training)}"),
         (
             "Bytes up",

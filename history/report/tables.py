@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from history import units
 from history.record import Record
-from history.report import units
 from history.report.markup import Child, Markup, join, tag
 from history.summary import DeviceSummary, Direction, Quantities, Summary
 
@@ -21,13 +21,13 @@ def mark(ok: bool | None, good: str, bad: str, unknown: str = units.NOT_RECORDED
 
 
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Child]], empty: str) -> Markup:
-    """Columns whose head begins with `#` are numbers."""
+    """Columns whose head begins with `#` are numbers, with `~` prose that may be broken into lines."""
     listed = list(rows)
     if not listed:
         return tag("p", empty, class_="empty")
-    classes = ["n" if name.startswith("#") else None for name in head]
+    classes = [_CLASSES.get(name[:1]) for name in head]
     heads = [
-        tag("th", name.lstrip("#"), scope="col", class_=c) for name, c in zip(head, classes, strict=True)
+        tag("th", name.lstrip("#~"), scope="col", class_=c) for name, c in zip(head, classes, strict=True)
     ]
     body = [
         tag("tr", [tag("td", cell, class_=c) for cell, c in zip(row, classes, strict=True)])
@@ -45,7 +45,7 @@ def expectations(summary: Summary) -> Markup:
             e.metric.replace("_", " "),
             f"{e.op} {e.value:g}",
             units.plain(e.observed),
-            mark(e.held, "held", "not held", "✗ could not be judged"),
+            mark(e.held, "held", "not held", "✗ unknown"),
         )
         for e in summary.expectations
     ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from history import units
 from history.record import Record
-from history.report import units
 from history.report.axes import Scale, time_ticks
 from history.report.lanes import PHASES, Lane, Segment, lanes
 from history.report.markup import Markup, tag

@@ -10,10 +10,10 @@ from itertools import pairwise
 import pytest
 import synthetic_run as run
 
+from history import units as u
 from history.derive import derive
 from history.record import Record
 from history.report import render
-from history.report import units as u
 from history.report.axes import Scale, ticks, time_ticks
 from history.report.lanes import lanes, task_segments
 from history.report.markup import Markup, join, tag, text
@@ -85,6 +85,8 @@ def test_the_figures_are_the_runs(record: Record) -> None:
     sent = summarize(record).uplink_bytes
     for figure in ("96.4 %", "1 min 28 s", u.size(sent), "250 ×", "50", "kill pi4-3", "nfqueue", "✓ held"):
         assert figure in said
+    assert "~" not in said
+    assert "#" not in said
     assert f"edgerig run runs/{record.plan.run}/topology.yaml --runtime docker --seed 7" in said
 
 

@@ -152,7 +152,7 @@ def test_the_direction_that_is_off_is_named_with_its_figures() -> None:
     record = made(change("link_verified", {"device": "zero-1"}, ok=False, directions=directions))
     (reason,) = summarize(record).emulation.problems
     assert reason.startswith(
-        "zero-1: link up out of tolerance (rate 330000 requested, 264000 bit/s effective; delay 0.05"
+        "zero-1: link up out of tolerance (rate 330 kbit/s requested, 264 kbit/s effective; delay 50 ms"
     )
 
 

@@ -114,7 +114,7 @@ class Inbound:
             self.duplicates += 1
             return None
         granted.payload_bytes += len(payload)
-        reason = self._foreign(payload, granted, upward.index)
+        reason = self._foreign(payload, granted, upward.chunk)
         if reason:
             self._refuse(upward.agent, delivery.topic, reason, len(payload))
             return None

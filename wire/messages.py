@@ -78,7 +78,7 @@ class UplinkSpec(Struct, frozen=True, kw_only=True):
 # --- down: coordinator to one agent -------------------------------------------------------------------------------
 
 
-class Task(_Message, tag="task"):
+class Task(_Message, frozen=True, kw_only=True, tag="task"):
     """Train on `model` and offer an update before `deadline_s` (seconds from now) has passed."""
 
     task: Name
@@ -91,7 +91,7 @@ class Task(_Message, tag="task"):
     deadline_s: Annotated[float, Meta(gt=0, le=1e7)]
 
 
-class Grant(_Message, tag="grant"):
+class Grant(_Message, frozen=True, kw_only=True, tag="grant"):
     """Leave to send the update of `task`: chunks of `chunk_bytes`, at most `window_bytes` not yet PUBACKed.
 
     `missing`: only these indexes (None: all), after a reconnect or a lost chunk.
@@ -104,14 +104,14 @@ class Grant(_Message, tag="grant"):
     missing: Annotated[tuple[int, ...], Meta(max_length=65_536)] | None = None
 
 
-class Ack(_Message, tag="ack"):
+class Ack(_Message, frozen=True, kw_only=True, tag="ack"):
     """The update of `task` with this content is fsynced: the agent frees its spool. Other content: not settled."""
 
     task: Name
     sha256: Sha256
 
 
-class Outcome(_Message, tag="outcome"):
+class Outcome(_Message, frozen=True, kw_only=True, tag="outcome"):
     """What became of an acked update (or of a task without one: sha256 None). Settles the residual."""
 
     task: Name
@@ -121,20 +121,20 @@ class Outcome(_Message, tag="outcome"):
     reason: Text = ""
 
 
-class Cancel(_Message, tag="cancel"):
+class Cancel(_Message, frozen=True, kw_only=True, tag="cancel"):
     """Stop working on `task`. If an update for it was already made, its content goes back to the residual."""
 
     task: Name
     reason: Text = ""
 
 
-class Resync(_Message, tag="resync"):
+class Resync(_Message, frozen=True, kw_only=True, tag="resync"):
     """Coordinator or broker were away. The agent answers with a hello. `epoch` counts coordinator boots."""
 
     epoch: Count
 
 
-class Finish(_Message, tag="finish"):
+class Finish(_Message, frozen=True, kw_only=True, tag="finish"):
     """The run is over: settle, write the history, disconnect, exit with 0."""
 
     reason: Text = ""
@@ -149,7 +149,7 @@ class SpoolItem(Struct, frozen=True, kw_only=True):
     bytes: Count
 
 
-class Hello(_Message, tag="hello"):
+class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
     """After every connect and every resync: what this agent is and holds."""
 
     boot: Name
@@ -177,7 +177,7 @@ class Report(Struct, frozen=True, kw_only=True):
     raw_bytes: Count  # the same update as float32
 
 
-class Offer(_Message, tag="offer"):
+class Offer(_Message, frozen=True, kw_only=True, tag="offer"):
     """An update is ready and spooled; the agent waits for a grant."""
 
     task: Name
@@ -186,7 +186,7 @@ class Offer(_Message, tag="offer"):
     report: Report
 
 
-class Progress(_Message, tag="progress"):
+class Progress(_Message, frozen=True, kw_only=True, tag="progress"):
     """QoS 0, at most one a second."""
 
     task: Name
@@ -195,20 +195,20 @@ class Progress(_Message, tag="progress"):
     total: Count
 
 
-class Failed(_Message, tag="failed"):
+class Failed(_Message, frozen=True, kw_only=True, tag="failed"):
     """This task will not get an update from this agent."""
 
     task: Name
     reason: Text
 
 
-class Ask(_Message, tag="ask"):
+class Ask(_Message, frozen=True, kw_only=True, tag="ask"):
     """Outcomes wanted for these tasks (the agent's own timer never settles)."""
 
     tasks: Annotated[tuple[Name, ...], Meta(max_length=8)]
 
 
-class Status(_Message, tag="status"):
+class Status(_Message, frozen=True, kw_only=True, tag="status"):
     """Retained on `status/<agent>`; `online: false` is the last will."""
 
     online: bool
@@ -227,7 +227,9 @@ def encode(message: Down | Up) -> bytes:
     return _encoder.encode(message)
 
 
-def _checked(decoder: msgspec.msgpack.Decoder[Down] | msgspec.msgpack.Decoder[Up], payload: bytes) -> Down | Up:
+def _checked(
+    decoder: msgspec.msgpack.Decoder[Down] | msgspec.msgpack.Decoder[Up], payload: bytes
+) -> Down | Up:
     if len(payload) > MESSAGE_BYTES_MAX:
         raise MessageError("too_large", f"{len(payload)} bytes")
     try:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")  # a DNS label: also a container's host name and an MQTT username
+NAME = re.compile(
+    r"^[a-z0-9][a-z0-9-]{0,62}$"
+)  # a DNS label: also a container's host name and an MQTT username
 COORDINATOR = "coordinator"
 
 
@@ -39,12 +41,12 @@ def model(run: str, name: str, index: int) -> str:
 
 
 class Upward(NamedTuple):
-    """A topic that an agent wrote to: kind `status`, `update` (with task and index) or one of `up`."""
+    """A topic that an agent wrote to: kind `status`, `update` (with task and chunk number) or one of `up`."""
 
     agent: str
     kind: str
     task: str = ""
-    index: int = -1
+    chunk: int = -1
 
 
 def parse_upward(run: str, topic: str) -> Upward | None:
@@ -58,7 +60,13 @@ def parse_upward(run: str, topic: str) -> Upward | None:
         return None
     if len(parts) == 5:
         return Upward(parts[3], parts[4])
-    if len(parts) == 7 and parts[4] == "update" and parts[6].isascii() and parts[6].isdigit() and len(parts[6]) < 7:
+    if (
+        len(parts) == 7
+        and parts[4] == "update"
+        and parts[6].isascii()
+        and parts[6].isdigit()
+        and len(parts[6]) < 7
+    ):
         return Upward(parts[3], "update", parts[5], int(parts[6]))
     return None
 

@@ -6,9 +6,9 @@ import json
 
 import msgspec
 import typer
-from coordinator.audit import audit as audit_run
 
 from compose.session import find_run, plan_of
+from coordinator.audit import audit as audit_run
 from edgerig.exits import FAILED, OK
 from edgerig.options import DEFAULT_RUNS, Format, FormatOption, RunName, RunsFolder
 from history.collect import collect

@@ -113,7 +113,7 @@ class ScriptedCoordinator:
             self.inbox.put(decoded)
 
     def _take_chunk(self, upward: topics.Upward, payload: bytes) -> None:
-        self.chunk_indexes.append(upward.index)
+        self.chunk_indexes.append(upward.chunk)
         if self.drop_after is not None and len(self.chunk_indexes) > self.drop_after:
             return
         whole = self._assembler.add(self.agent, upward.task, payload, 0.0)

@@ -157,9 +157,14 @@ def _device(record: Record, device: DeviceRecord, tasks: list[TaskRecord]) -> s.
 
 
 def offline_s(record: Record, device: DeviceRecord) -> float:
-    """As the coordinator saw it, until the run finished."""
+    """Away as the coordinator saw it or dead as the host saw it, until the run finished."""
     end = record.run_finished_at or record.ended_at or 0.0
-    return sum((max(0.0, (to if to is not None else end) - begin) for begin, to in device.offline), 0.0)
+    away, reached = 0.0, 0.0
+    for begin, to in sorted([*device.offline, *device.dead], key=lambda span: span[0]):
+        until = min(to if to is not None else end, end)
+        away += max(0.0, until - max(begin, reached))
+        reached = max(reached, until)
+    return away
 
 
 def _throttled(device: DeviceRecord) -> float | None:

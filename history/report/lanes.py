@@ -17,6 +17,7 @@ PHASES = {
     "uploading": "uploading",
     "settling": "waiting for the round",
 }
+_RANKS = {phase: rank for rank, phase in enumerate(PHASES)}
 _COORDINATOR_ONLY = {"sent", "uploading", "settling", "closed"}
 _ENDS = {"closed", "down"}
 
@@ -73,15 +74,21 @@ def _seconds(record: Record, span: Span) -> tuple[float, float]:
 
 
 def marks(device: DeviceRecord, task: TaskRecord) -> list[tuple[float, str]]:
-    """When the task entered which phase. The device knows its own phases best; the rest is the
-    coordinator's.
+    """When the task entered which phase. The device knows its own phases best; of what it told the coordinator
+    only that counts which is ahead of its own history (a device that has the model already fetches nothing).
     """
-    own = task.agent_marks
-    theirs = [mark for mark in task.coordinator_marks if not own or mark[1] in _COORDINATOR_ONLY]
     begin = task.opened_at if task.opened_at is not None else 0.0
     end = task.closed_at if task.closed_at is not None else float("inf")
     deaths = [mark for a, b in device.dead for mark in ((a, "down"), (b if b is not None else end, "sent"))]
-    return sorted(mark for mark in [*own, *theirs, *deaths] if begin <= mark[0] <= end)
+    own = [(at, phase, True) for at, phase in [*task.agent_marks, *deaths]]
+    told = [(at, phase, phase in _COORDINATOR_ONLY) for at, phase in task.coordinator_marks]
+    found: list[tuple[float, str]] = []
+    rank = 0
+    for at, phase, certain in sorted(mark for mark in [*own, *told] if begin <= mark[0] <= end):
+        if certain or _RANKS.get(phase, 0) > rank:
+            found.append((at, phase))
+            rank = _RANKS.get(phase, 0)
+    return found
 
 
 def task_segments(record: Record, device: DeviceRecord, task: TaskRecord) -> list[Segment]:

@@ -239,6 +239,20 @@ def test_a_task_is_cut_into_its_phases(record: Record) -> None:
     assert all(a.end_s == pytest.approx(b.begin_s) for a, b in pairwise(found))
 
 
+def test_a_device_that_has_the_model_already_goes_straight_to_training() -> None:
+    """It says so to the coordinator only; its own history has no `model_fetched` then."""
+    script = run.whole_run()
+    device = script.plan.devices[0]
+    task = run.task_name(3, device)
+    script.lines = [x for x in script.lines if (x.event, x.fields.get("task")) != ("model_fetched", task)]
+    record = record_of(script)
+    found = task_segments(record, record.devices[device.name], record.tasks[task])
+    lasted = {s.phase: s.end_s - s.begin_s for s in found}
+    fetch_s, train_s = run.step_times(device, 3)
+    assert lasted["fetching"] == pytest.approx(fetch_s + 0.1, abs=1e-3)
+    assert lasted["training"] == pytest.approx(train_s - 0.1, abs=1e-3)
+
+
 def test_training_begins_after_the_last_object_of_the_model() -> None:
     script = run.whole_run()
     device = script.plan.devices[6]

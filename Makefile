@@ -50,10 +50,7 @@ check: ## format, lint, types, import floors, generated files, unit tests
 
 bench: ## the benchmarks, one after the other, each with its command
 	@scripts/setup --python-only
-	@found=0; for file in benchmarks/[a-z]*.py; do \
-	    [[ -e $$file ]] || continue; \
-	    found=1; echo "bench: $(PYTHON) $$file"; $(PYTHON) "$$file"; \
-	done; [[ $$found -eq 1 ]] || echo "bench: no benchmark in benchmarks/ yet"
+	@scripts/bench
 
 images: ## base image and the four images
 	@scripts/setup --images

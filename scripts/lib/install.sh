@@ -69,6 +69,9 @@ ensure_engine() {
     # From trixie on the client is a package of its own, which docker.io only recommends.
     have docker || [[ -z $(apt_candidate docker-cli) ]] || packages+=(docker-cli)
     apt_install "${packages[@]}"
+    hash -r
+    have docker || fail_environment "docker.io is installed, but there is no docker on the PATH ($PATH)." \
+        "Add the folder of the docker command to the PATH and run this again."
 }
 
 # plugin_package compose|buildx: the package of this machine's own sources that has it, or nothing.

@@ -69,7 +69,8 @@ ensure_venv() {
         quietly "$PYTHON" -m venv --clear "$VENV" || fail_environment "python -m venv failed; see above."
     fi
     say "installing edgerig[host,dev] in the versions of requirements.lock into .venv"
-    quietly timeout_or_not "$PIP_WAIT_S" "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+    # Python compiles what it imports, once; compiling everything here costs twelve seconds of two cores.
+    quietly timeout_or_not "$PIP_WAIT_S" "$VENV/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check \
         --constraint "$EDGERIG_REPO/requirements.lock" --editable "${EDGERIG_REPO}[host,dev]" ||
         fail_environment "pip could not install the packages; see above." \
             "Check this machine's network and pip settings (pip config list) and run this again."

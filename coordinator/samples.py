@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 EVERY_S = 5.0  # mosquitto's sys_interval here
+FIGURES = ("dropped", "received_bytes", "sent_bytes")
 
 
 class BrokerSamples:
@@ -24,7 +25,8 @@ class BrokerSamples:
         return max(0, value - before) if name == "dropped" else 0
 
     def due(self, now: float) -> dict[str, int] | None:
-        if not self._fresh or now < self._recorded + EVERY_S:
+        # All three or none: a figure that has not come yet is not zero.
+        if not self._fresh or len(self._figures) < len(FIGURES) or now < self._recorded + EVERY_S:
             return None
         self._recorded, self._fresh = now, False
-        return {name: self._figures.get(name, 0) for name in ("dropped", "received_bytes", "sent_bytes")}
+        return {name: self._figures[name] for name in FIGURES}

@@ -1,0 +1,169 @@
+"""An honest run passes; every single forgery is found, and named."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from coordinator_world import PARAMETERS, Habits, World, make_config
+from support.rig_root import make_plan
+
+from coordinator.audit import audit, main
+from coordinator.journal import JOURNAL_SCHEMA
+from history.writer import HistoryWriter
+from topology.plan import dump_plan
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 12 versions with refused, late and cancelled tasks, its journal, and all its histories."""
+    root = tmp_path_factory.mktemp("honest")
+    config = make_config(4, rounds=12, policy={"cohort": 3, "over_select": 1.4, "quorum": 0.6})
+    world = World(config, 5, Habits(kill=0.1, duplicate=0.1, defect=0.1))
+    world.run()
+    world.check_books()
+    (root / "nodes" / "coordinator").mkdir(parents=True)
+    (root / "plan.json").write_bytes(dump_plan(make_plan(4)))
+    with sqlite3.connect(root / "nodes" / "coordinator" / "journal.sqlite") as copy:
+        world.journal.db.backup(copy)
+    copy.close()
+    writer = HistoryWriter(root / "nodes" / "coordinator" / "history.jsonl", "coordinator", "b")
+    for _, event, fields in world.records:
+        writer.append(event, **fields)
+    writer.close()
+    for agent in world.agents.values():
+        writer = HistoryWriter(root / "nodes" / agent.name / "history.jsonl", agent.name, "b")
+        for (name, task), sha256 in world.acked.items():
+            if name == agent.name:
+                writer.append("acked", task=task, sha256=sha256)
+        for task, outcome in agent.settled.items():
+            writer.append("settled", task=task, outcome=outcome, residual_norm=0.0)
+        writer.close()
+    return root
+
+
+@pytest.fixture
+def root(honest: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(honest, tmp_path / "run"))
+
+
+def test_an_honest_run_passes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (root / "nodes" / "coordinator" / "journal.sqlite").read_bytes()
+    result = audit(root)
+    assert result.ok, result.problems
+    assert result.versions == 13
+    assert result.updates >= 36
+    assert result.acked >= 36
+    assert (root / "nodes" / "coordinator" / "journal.sqlite").read_bytes() == before
+    assert main([str(root)]) == 0
+    assert "nothing is amiss" in capsys.readouterr().out
+
+
+def flip_a_byte(db: sqlite3.Connection) -> None:
+    task, payload = db.execute("SELECT task, payload FROM updates ORDER BY position LIMIT 1").fetchone()
+    changed = bytearray(payload)
+    changed[-1] ^= 1
+    db.execute("UPDATE updates SET payload = ? WHERE task = ?", (bytes(changed), task))
+
+
+def remove_an_update(db: sqlite3.Connection) -> None:
+    db.execute("DELETE FROM updates WHERE task = (SELECT task FROM merges WHERE version = 2 LIMIT 1)")
+
+
+def remove_an_update_and_all_that_names_it(db: sqlite3.Connection) -> None:
+    (task,) = db.execute("SELECT task FROM merges WHERE version = 2 LIMIT 1").fetchone()
+    for table in ("merges", "outcomes", "updates", "tasks"):
+        db.execute(f"DELETE FROM {table} WHERE task = ?", (task,))
+
+
+def swap_two(db: sqlite3.Connection) -> None:
+    db.execute("UPDATE merges SET position = 1 - position + 100 WHERE version = 3 AND position < 2")
+    db.execute("UPDATE merges SET position = position - 100 WHERE version = 3 AND position >= 100")
+
+
+def change_a_weight(db: sqlite3.Connection) -> None:
+    db.execute("UPDATE merges SET weight = 99 WHERE version = 4 AND position = 0")
+
+
+def change_all_weights_alike(db: sqlite3.Connection) -> None:
+    """Twice of everything is the same mean: the bits alone would not tell."""
+    db.execute("UPDATE merges SET weight = 2 * weight WHERE version = 4")
+
+
+def remove_a_version(db: sqlite3.Connection) -> None:
+    db.execute("DELETE FROM merges WHERE version = 5")
+    db.execute("DELETE FROM versions WHERE version = 5")
+
+
+def remove_the_last_version(db: sqlite3.Connection) -> None:
+    db.execute("DELETE FROM outcomes WHERE version = 12")
+    db.execute("DELETE FROM merges WHERE version = 12")
+    db.execute("DELETE FROM versions WHERE version = 12")
+
+
+def change_the_initial_model(db: sqlite3.Connection) -> None:
+    master = np.full(PARAMETERS, 0.5, "<f4").tobytes()
+    db.execute("UPDATE snapshots SET master = ? WHERE version = 0", (master,))
+
+
+def change_what_an_agent_was_told(db: sqlite3.Connection) -> None:
+    db.execute("UPDATE outcomes SET outcome = 'late' WHERE task = (SELECT task FROM merges LIMIT 1)")
+
+
+def change_the_server_lr(db: sqlite3.Connection) -> None:
+    db.execute("UPDATE versions SET server_lr = 0.5 WHERE version = 6")
+
+
+FORGERIES: list[tuple[Callable[[sqlite3.Connection], None], str]] = [
+    (flip_a_byte, "its bytes are not what its sha256 says"),
+    (remove_an_update, "is gone"),
+    (remove_an_update_and_all_that_names_it, "saw its update of"),
+    (swap_two, "stands behind an update that arrived after it"),
+    (change_a_weight, "has weight 99"),
+    (change_all_weights_alike, "has weight 200"),
+    (remove_a_version, "version 5 is missing"),
+    (remove_the_last_version, "the history has version 12"),
+    (change_the_initial_model, "the snapshot of version 0 is damaged"),
+    (change_what_an_agent_was_told, "was told that"),
+    (change_the_server_lr, "version 6 comes out as"),
+]
+
+
+@pytest.mark.parametrize(("forge", "named"), FORGERIES, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_forgery_is_found(root: Path, forge: Callable[[sqlite3.Connection], None], named: str) -> None:
+    with sqlite3.connect(root / "nodes" / "coordinator" / "journal.sqlite") as db:
+        forge(db)
+    db.close()
+    result = audit(root)
+    assert not result.ok
+    assert any(named in problem for problem in result.problems), result.problems
+    assert main([str(root)]) == 1
+
+
+def test_an_ack_that_the_journal_does_not_have(root: Path) -> None:
+    writer = HistoryWriter(root / "nodes" / "d-0" / "history.jsonl", "d-0", "b2")
+    writer.append("acked", task="r7-t999", sha256="ab" * 32)
+    writer.close()
+    assert audit(root).problems == ("d-0 saw its update of r7-t999 acked, the journal has none",)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"junk" * 500])
+def test_what_cannot_be_read_is_a_problem_and_no_traceback(root: Path, content: bytes | None) -> None:
+    path = root / "nodes" / "coordinator" / "journal.sqlite"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    result = audit(root)
+    assert not result.ok
+    assert len(result.problems) == 1
+
+
+def test_another_schema_is_named(root: Path) -> None:
+    with sqlite3.connect(root / "nodes" / "coordinator" / "journal.sqlite") as db:
+        db.execute("UPDATE meta SET value = '99' WHERE key = 'schema'")
+    db.close()
+    assert f"this version reads {JOURNAL_SCHEMA}" in audit(root).problems[0]

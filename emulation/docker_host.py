@@ -113,6 +113,11 @@ class DockerHost:
     def stop(self, container: Container) -> None:
         self._call(f"stop {container.node}", lambda: self._client.api.stop(container.id, timeout=STOP_WAIT_S))
 
+    def restart(self, container: Container) -> None:
+        self._call(
+            f"restart {container.node}", lambda: self._client.api.restart(container.id, timeout=STOP_WAIT_S)
+        )
+
     def pause(self, container: Container) -> None:
         self._call(f"pause {container.node}", lambda: self._client.api.pause(container.id))
 

@@ -59,7 +59,7 @@ class Hostd:
         self._keeper = LinkKeeper(plan, backend, history, self._undo)
         self._bringup = BringUp(plan, paths, self._fleet, self._keeper, history)
         self._tail = Tail(paths.coordinator_history)
-        self._runner = FaultRunner(FAULTS, docker, history, self._undo)
+        self._runner = FaultRunner(FAULTS, plan, docker, self._keeper, history, self._undo)
         self._faults = FaultCore(plan.faults, done=_already_fired(Tail(paths.history)))
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="bringup")
         self._job: Future[None] | None = None
@@ -115,7 +115,7 @@ class Hostd:
         for number, entry in list(self._undo.open_entries.items()):
             fault = plans.get(str(entry.get("fault")))
             if entry["kind"] == "fault" and fault is not None:
-                self._runner.adopt(number, fault.id)
+                self._runner.adopt(number, fault)
                 self._runner.heal(Heal(fault, final=True))
             else:
                 detail = "hostd was away: delays, jitter and loss were not in force (queue bypass)"
@@ -150,6 +150,9 @@ class Hostd:
                 self._next_refresh = now + REFRESH_S
                 self._note(self._fleet.refresh())
             self._start_pending()
+            if not self._backend.alive():
+                self._wait_for_job()
+                self._keeper.revive()
             if now >= self._next_sample and self._job is None:
                 self._next_sample = now + SAMPLE_S
                 self._sample()
@@ -166,6 +169,7 @@ class Hostd:
                 self._finished_at = now
         for action in self._faults.tick(time.monotonic()):
             self._runner.perform(action)
+        self._runner.tick()
 
     def _note(self, changes: list[Started | Died]) -> None:
         for change in changes:

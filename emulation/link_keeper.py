@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 
 from emulation.commands import CommandError
 from emulation.fleet import BROKER, Node
+from emulation.judge import Verified
+from emulation.links import cut
 from emulation.links.base import DIRECTIONS, Backend, Direction, LinkEnds
 from emulation.links.delay_client import DelayProcessError
 from emulation.links.nfnetlink import QueueError
-from emulation.measure import LinkMeasurer, Verified
+from emulation.measure import LinkMeasurer
 from emulation.netns import NamespaceError, Netns, interface_by_index, interface_with, read_sysctl
 from emulation.undo import UndoFile
 from history.writer import HistoryWriter
@@ -22,7 +25,10 @@ CONGESTION = "net.ipv4.tcp_congestion_control"
 
 
 class LinkKeeper:
-    """Not safe for two threads at once: hostd gives all its work to one."""
+    """Bringing up (one thread) and faults and watching (another) both come here: what changes a link holds the lock.
+
+    Measuring does not: it takes seconds, changes nothing, and what vanishes meanwhile raises.
+    """
 
     def __init__(self, plan: Plan, backend: Backend, history: HistoryWriter, undo: UndoFile) -> None:
         self._plan, self._backend, self._history, self._undo = plan, backend, history, undo
@@ -33,6 +39,8 @@ class LinkKeeper:
         self._undo_numbers: dict[str, int] = {}
         self._measurer = LinkMeasurer(self._measured_counters)
         self._lapsed: set[tuple[str, str]] = set()
+        self._cuts: dict[str, tuple[Direction, ...]] = {}
+        self._lock = threading.RLock()
 
     @property
     def in_force(self) -> list[str]:
@@ -42,8 +50,15 @@ class LinkKeeper:
         """What the device's link is to be at the moment (a fault may have changed it)."""
         return self._links[device]
 
+    def planned(self, device: str) -> Link:
+        return self._plan.device(device).link
+
     def apply(self, device: DevicePlan, node: Node, broker: Node) -> None:
         """Put the device's link in force for these boots and read it back. Raises one of VANISHED."""
+        with self._lock:
+            self._apply(device, node, broker)
+
+    def _apply(self, device: DevicePlan, node: Node, broker: Node) -> None:
         ends = self._find(device, node, broker)
         fields = {"device": device.name, "host_interface": ends.host_interface, "boot": node.token}
         old = self._undo_numbers.pop(device.name, None)
@@ -66,19 +81,59 @@ class LinkKeeper:
         )
         self._lapses(device.name, "link_readback", readback.mismatches)
         self._check_congestion(device.name, ends)
+        if device.name in self._cuts:  # a partition outlives the restart of either end
+            cut.cut(ends, self._cuts[device.name])
 
-    def change(self, device: str, link: Link) -> None:
-        """Another shape on a live link (a fault, or its heal)."""
-        self._links[device] = link
-        if device in self._ends:
+    # --- what faults do --------------------------------------------------------------------------------------
+
+    def change(self, device: str, link: Link) -> list[str]:
+        """Another shape on a live link; on one that is down it waits for its next boot. What is read back wrong."""
+        with self._lock:
+            self._links[device] = link
+            if device not in self._ends:
+                return []
             self._backend.apply(self._ends[device], link)
-            self._lapses(device, "link_readback", self._backend.verify(self._ends[device], link).mismatches)
+            found = self._backend.verify(self._ends[device], link)
+            self._history.append(
+                "link_applied",
+                device=device,
+                backend=self._backend.name,
+                requested={"up": link.up, "down": link.down},
+                readback=found.values,
+                mismatches=list(found.mismatches),
+                changed=True,
+            )
+            return list(found.mismatches)
+
+    def cut(self, device: str, ways: tuple[Direction, ...]) -> None:
+        with self._lock:
+            self._cuts[device] = ways
+            if device in self._ends:
+                cut.cut(self._ends[device], ways)
+
+    def mend(self, device: str) -> None:
+        with self._lock:
+            self._cuts.pop(device, None)
+            if device in self._ends:
+                cut.mend(self._ends[device])
+
+    def passes(self, device: str, way: Direction) -> bool:
+        """A link that is down passes nothing."""
+        ends = self._ends.get(device)
+        return ends is not None and cut.passes(ends, way, getattr(self._links[device], way))
 
     def measure(
         self, devices: Iterable[str], *, ways: Iterable[Direction] = DIRECTIONS, rates: bool = True
     ) -> dict[str, dict[Direction, Verified]]:
-        """Measure these links together and record each one; out of tolerance is a lapse, the run goes on."""
-        links = [(self._ends[name], self._links[name]) for name in devices if name in self._ends]
+        """Measure these links together and record each one; out of tolerance is a lapse, the run goes on.
+
+        One that a fault has cut is left out: nothing would arrive.
+        """
+        links = [
+            (self._ends[name], self._links[name])
+            for name in devices
+            if name in self._ends and name not in self._cuts
+        ]
         found = self._measurer.measure(links, self._plan.tolerance, ways=ways, rates=rates)
         # Something else on the host can spoil a measurement, never improve it: those out of tolerance get another.
         attempts = dict.fromkeys(found, 1)
@@ -104,14 +159,25 @@ class LinkKeeper:
 
     def check(self, device: str) -> bool:
         """Read one link back while the run goes on; what is not in force any more is a lapse, and put back."""
-        ends, link = self._ends[device], self._links[device]
-        readback = self._backend.verify(ends, link)
-        if not readback.mismatches:
-            return True
-        self._lapses(device, "link_lost", readback.mismatches)
-        self._backend.start()  # the delay process may be what is gone
-        self._backend.apply(ends, link)
-        return False
+        with self._lock:
+            ends, link = self._ends[device], self._links[device]
+            readback = self._backend.verify(ends, link)
+            if not readback.mismatches:
+                return True
+            self._lapses(device, "link_lost", readback.mismatches)
+            self._backend.apply(ends, link)
+            return False
+
+    def revive(self) -> None:
+        """What ran for all links has ended by itself: start it, put every link in force again, and say so."""
+        with self._lock:
+            self._backend.start()
+            for device, ends in list(self._ends.items()):
+                self._lapse("link_lost", device, "the process that delays packets had ended", None)
+                try:
+                    self._backend.apply(ends, self._links[device])
+                except VANISHED as error:
+                    self._lapse("link_lost", device, str(error)[:300], None)
 
     def sample(self, device: str) -> None:
         """Counters of one link into the history. `dropped`: by the loss asked for; overflow is a lapse."""
@@ -138,10 +204,16 @@ class LinkKeeper:
             self.clear(name)
 
     def clear(self, device: str) -> None:
+        with self._lock:
+            self._clear(device)
+
+    def _clear(self, device: str) -> None:
         ends = self._ends.pop(device, None)
         if ends is not None:
             try:
                 self._backend.clear(ends)
+                if device in self._cuts:
+                    cut.mend(ends)
             except (*VANISHED, DelayProcessError) as error:
                 self._history.append("lapse", what="clear_failed", node=device, detail=str(error)[:300])
         number = self._undo_numbers.pop(device, None)

@@ -1,8 +1,27 @@
-"""Faults: what goes wrong on purpose. A new one is one file and one line here."""
+"""Faults: what goes wrong on purpose. A new one is one file and one line here (docs/faults.md)."""
 
 from __future__ import annotations
 
-from emulation.faults.base import Fault
-from emulation.faults.kill import Kill
+from collections.abc import Callable
 
-REGISTRY: dict[str, Fault] = {fault.kind: fault for fault in (Kill(),)}
+from emulation.faults.base import Fault
+from emulation.faults.cpu_slowdown import CpuSlowdown
+from emulation.faults.flap import Flap
+from emulation.faults.kill import Kill
+from emulation.faults.link_change import LinkChange
+from emulation.faults.partition import Partition
+from emulation.faults.pause import Pause
+from emulation.faults.restart import Restart
+from emulation.faults.stop import Stop
+
+MAKERS: tuple[Callable[[], Fault], ...] = (
+    Kill,
+    Stop,
+    Pause,
+    Restart,
+    CpuSlowdown,
+    LinkChange,
+    Partition,
+    Flap,
+)
+REGISTRY: dict[str, Fault] = {fault.kind: fault for fault in (make() for make in MAKERS)}

@@ -1,6 +1,4 @@
-"""What a fault is: three functions on one target. When it fires is decided elsewhere
-(`emulation.faults.core`).
-"""
+"""What a fault is: three functions on one target. When it fires is decided elsewhere (`emulation.faults.core`)."""
 
 from __future__ import annotations
 
@@ -8,6 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from emulation.docker_host import Container
+from emulation.links.base import Direction
+from topology.plan import FaultParams, Link
 
 
 class FaultProblem(RuntimeError):
@@ -19,19 +19,53 @@ class Machines(Protocol):
 
     def containers(self) -> dict[str, Container]: ...
 
-    def inspect(self, container: Container) -> Container: ...
-
     def kill(self, container: Container, signal: str = "KILL") -> None: ...
 
     def start(self, container: Container) -> None: ...
 
     def stop(self, container: Container) -> None: ...
 
+    def restart(self, container: Container) -> None: ...
+
     def pause(self, container: Container) -> None: ...
 
     def unpause(self, container: Container) -> None: ...
 
     def set_quota(self, container: Container, cores: float, period_us: int) -> None: ...
+
+
+class Links(Protocol):
+    """What faults do to links (`emulation.link_keeper.LinkKeeper`, or a fake). `device` must be in force."""
+
+    def planned(self, device: str) -> Link: ...
+
+    def link(self, device: str) -> Link: ...
+
+    def change(self, device: str, link: Link) -> list[str]:
+        """Put another shape in force; what the read-back finds wrong."""
+        ...
+
+    def cut(self, device: str, ways: tuple[Direction, ...]) -> None:
+        """Let nothing through in these directions; cutting twice is cutting once."""
+        ...
+
+    def mend(self, device: str) -> None:
+        """Take every cut away; of what is whole nothing."""
+        ...
+
+    def passes(self, device: str, way: Direction) -> bool:
+        """Whether a packet sent now arrives at the other end."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a fault is given. `quota` is (cores, period_us) of a device as planned."""
+
+    machines: Machines
+    links: Links
+    params: FaultParams
+    quotas: dict[str, tuple[float, int]]
 
 
 @dataclass(frozen=True)
@@ -43,21 +77,41 @@ class Seen:
 
 
 class Fault(Protocol):
-    """`apply` and `heal` act once; `heal` of what is healed already does nothing. All raise DockerProblem."""
+    """`apply` and `heal` act once; `heal` of what is healed already does nothing.
+
+    They raise DockerProblem, FaultProblem, or what a namespace that goes away raises.
+    """
 
     kind: str
     restarts: bool  # whether healing starts a container anew: not done once the run is over
+    one_shot: bool  # whether the fault is over as soon as it is applied, and healing only notes it
+    devices_only: bool  # whether a service (the broker) can be no target
 
-    def apply(self, machines: Machines, target: str) -> None: ...
+    def apply(self, tools: Tools, target: str) -> None: ...
 
-    def verify(self, machines: Machines, target: str) -> Seen: ...
+    def verify(self, tools: Tools, target: str) -> Seen: ...
 
-    def heal(self, machines: Machines, target: str) -> None: ...
+    def heal(self, tools: Tools, target: str) -> None: ...
+
+    def tick(self, tools: Tools, target: str, since_s: float) -> None:
+        """Called every turn while the fault is in force, `since_s` after it was applied."""
 
 
-def find(machines: Machines, target: str) -> Container:
+class FaultBase:
+    """What most faults are: they restart nobody, last until healed, and do nothing meanwhile."""
+
+    kind = ""
+    restarts = False
+    one_shot = False
+    devices_only = False
+
+    def tick(self, tools: Tools, target: str, since_s: float) -> None:
+        """Nothing happens between apply and heal."""
+
+
+def find(tools: Tools, target: str) -> Container:
     """The target's container. Raises FaultProblem naming those that are there."""
-    containers = machines.containers()
+    containers = tools.machines.containers()
     if target not in containers:
         raise FaultProblem(
             f"no container of this run is called {target!r}; there are {', '.join(sorted(containers))}"

@@ -1,28 +1,25 @@
-"""kill: SIGKILL to the container's first process. What was not on disk is lost. Healing starts the
-container again.
-"""
+"""kill: SIGKILL to the container's first process. What was not on disk is lost. Healing starts the container again."""
 
 from __future__ import annotations
 
-from emulation.faults.base import Fault, Machines, Seen, find
+from emulation.faults.base import FaultBase, Seen, Tools, find
 
 
-class Kill(Fault):
+class Kill(FaultBase):
     kind = "kill"
     restarts = True
 
-    def apply(self, machines: Machines, target: str) -> None:
-        container = find(machines, target)
+    def apply(self, tools: Tools, target: str) -> None:
+        container = find(tools, target)
         if container.running:
-            machines.kill(container, "KILL")
+            tools.machines.kill(container, "KILL")
 
-    def verify(self, machines: Machines, target: str) -> Seen:
-        container = find(machines, target)
-        dead = not container.running
-        return Seen(dead, f"{container.status}, exit code {container.exit_code}")
+    def verify(self, tools: Tools, target: str) -> Seen:
+        container = find(tools, target)
+        return Seen(not container.running, f"{container.status}, exit code {container.exit_code}")
 
-    def heal(self, machines: Machines, target: str) -> None:
+    def heal(self, tools: Tools, target: str) -> None:
         """A fresh namespace: hostd shapes and verifies it again before that boot's gate opens."""
-        container = find(machines, target)
+        container = find(tools, target)
         if not container.running:
-            machines.start(container)
+            tools.machines.start(container)

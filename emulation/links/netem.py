@@ -77,6 +77,9 @@ class NetemBackend(Backend):
     def start(self) -> str:
         return "the kernel does it all"
 
+    def alive(self) -> bool:
+        return True
+
     def apply(self, ends: LinkEnds, link: Link) -> None:
         ends.broker_ns.call(partial(disable_offloads, ends.broker_interface))
         for netns, interface, shape in _egresses(ends, link):

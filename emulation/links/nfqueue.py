@@ -104,6 +104,9 @@ class NfqueueBackend(Backend):
             self.delays.start()
         return f"delay process, scheduling: {self.delays.scheduling}"
 
+    def alive(self) -> bool:
+        return self.delays.running
+
     def apply(self, ends: LinkEnds, link: Link) -> None:
         self._offloads(ends)
         put_rate(ends.device_ns, ends.device_interface, link.up)

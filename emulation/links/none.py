@@ -24,6 +24,9 @@ class NoneBackend(Backend):
     def start(self) -> str:
         return "nothing runs"
 
+    def alive(self) -> bool:
+        return True
+
     def apply(self, ends: LinkEnds, link: Link) -> None:
         """Nothing is changed."""
 

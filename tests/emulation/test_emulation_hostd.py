@@ -2,194 +2,45 @@
 
 from __future__ import annotations
 
-import json
 import os
+import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from compose.services import HOSTD_CAPABILITIES
-from emulation.token import boot_token
-from history.writer import HistoryWriter
-from topology.plan import (
-    CompressionPlan,
-    DataPlan,
-    DevicePlan,
-    FaultPlan,
-    Link,
-    NetworkPlan,
-    PartitionPlan,
-    Plan,
-    PolicyPlan,
-    Shape,
-    TrainingPlan,
-    Trigger,
-    dump_plan,
+from hostd_rig import (
+    RUN,
+    await_event,
+    containers,
+    docker,
+    events,
+    host_qdiscs,
+    make_plan,
+    pid_of,
+    some_image,
+    start_hostd,
 )
 
+from emulation.cgroup import Cgroup
+from emulation.token import boot_token
+from history.writer import HistoryWriter
+from topology.plan import FaultParams, FaultPlan, Shape, Trigger, dump_plan
+
 pytestmark = pytest.mark.containers
-IMAGES = ("edgerig-hostd", "edgerig-broker", "edgerig-agent", "edgerig-coordinator")
-REPO = Path(__file__).parents[2]
-RUN = f"hostdtest{os.getpid()}"
-SUBNET = "10.213.77"
-WAIT_S = 60.0
-
-
-def docker(*words: str) -> str:
-    return subprocess.run(["docker", *words], check=True, capture_output=True, text=True).stdout.strip()
-
-
-def some_image() -> str:
-    for image in IMAGES:
-        if (
-            subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode
-            == 0
-        ):
-            return image
-    pytest.skip("none of the project's images is built (run `make setup`)")
-
-
-def make_plan() -> Plan:
-    def device(index: int, cpus: float, link: Link) -> DevicePlan:
-        return DevicePlan(
-            name=f"d{index}",
-            group="d",
-            index=index,
-            profile="test",
-            cpus=cpus,
-            memory_bytes=64 << 20,
-            link=link,
-            address=f"{SUBNET}.{10 + index}",
-        )
-
-    slow = Link(
-        name="slow",
-        up=Shape(rate_bit_s=1_000_000, delay_s=0.05, loss=0.02),
-        down=Shape(rate_bit_s=3_000_000, delay_s=0.05),
-    )
-    fast = Link(
-        name="fast", up=Shape(rate_bit_s=15_000_000, delay_s=0.002), down=Shape(rate_bit_s=30_000_000)
-    )
-    return Plan(
-        run=RUN,
-        name="hostd-test",
-        seed=7,
-        runtime="docker",
-        topology_sha256="0" * 64,
-        devices=(device(0, 0.15, slow), device(1, 0.3, fast)),
-        data=DataPlan(dataset="mnist", partition=PartitionPlan(), samples_per_device=10),
-        model="mlp",
-        training=TrainingPlan(rounds=1),
-        policy=PolicyPlan(cohort=2),
-        compression=CompressionPlan(),
-        faults=(
-            FaultPlan(
-                id="kill-1",
-                kind="kill",
-                trigger=Trigger(round=1, state="training"),
-                targets=("d1",),
-                heal_after_s=1.0,
-            ),
-        ),
-        network=NetworkPlan(broker_address=f"{SUBNET}.2", subnet=f"{SUBNET}.0/24"),
-        start_timeout_s=30.0,
-    )
-
-
-@contextmanager
-def containers(plan: Plan, image: str) -> Iterator[None]:
-    network, label = f"{RUN}-data", f"io.edgerig.run={RUN}"
-    docker("network", "create", "--label", label, "--subnet", f"{SUBNET}.0/24", network)
-    try:
-        nodes = [("broker", "broker", f"{SUBNET}.2", [])]
-        for device in plan.devices:
-            limits = [f"--cpus={device.cpus}", f"--memory={device.memory_bytes}"]
-            nodes.append((device.name, "agent", device.address, limits))
-        for name, role, address, limits in nodes:
-            labels = [
-                "--label",
-                label,
-                "--label",
-                f"io.edgerig.node={name}",
-                "--label",
-                f"io.edgerig.role={role}",
-            ]
-            where = ["--network", network, "--ip", address, "--init", "--entrypoint", "sleep"]
-            docker("run", "-d", "--name", f"{RUN}-{name}", *labels, *where, *limits, image, "600")
-        yield
-    finally:
-        ids = docker("ps", "-aq", "--filter", f"label={label}").split()
-        if ids:
-            docker("rm", "-f", *ids)
-        docker("network", "rm", network)
-
-
-def events(path: Path) -> list[dict[str, Any]]:
-    return (
-        [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
-    )
-
-
-def await_event(
-    path: Path, wanted: Callable[[dict[str, Any]], bool], process: subprocess.Popen[str]
-) -> dict[str, Any]:
-    deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline:
-        for event in events(path):
-            if wanted(event):
-                return event
-        assert process.poll() is None, f"hostd ended: {process.communicate()}"
-        time.sleep(0.1)
-    raise AssertionError(f"not within {WAIT_S:.0f} s; there are {[e['event'] for e in events(path)]}")
-
-
-def pid_of(node: str) -> int:
-    return int(docker("inspect", "-f", "{{.State.Pid}}", f"{RUN}-{node}"))
-
-
-def host_qdiscs(interface: str) -> str:
-    return subprocess.run(["tc", "qdisc", "show", "dev", interface], capture_output=True, text=True).stdout
-
-
-def start_hostd(how: str, root: Path) -> subprocess.Popen[str]:
-    """On the host as root, or in its own image with the rights that compose gives it and this source tree."""
-    if how == "host":
-        command = [sys.executable, "-m", "emulation", "--root", str(root)]
-    else:
-        command = ["docker", "run", "--rm", "--name", f"{RUN}-hostd", "--label", f"io.edgerig.run={RUN}"]
-        command += ["--label", "io.edgerig.node=hostd", "--label", "io.edgerig.role=hostd"]
-        command += [
-            "--pid=host",
-            "--network=host",
-            "--cgroupns=host",
-            "--init",
-            "--read-only",
-            "--tmpfs=/tmp",
-        ]
-        command += ["--cap-drop=ALL", *(f"--cap-add={name}" for name in HOSTD_CAPABILITIES)]
-        command += [
-            "--security-opt=no-new-privileges:true",
-            "--security-opt=apparmor:unconfined",
-            "--user=0:0",
-        ]
-        mounts = ["/var/run/docker.sock", "/sys/fs/cgroup"]
-        command += [f"--volume={path}:{path}" for path in mounts] + [f"--volume={root}:/run/edgerig"]
-        command += [
-            f"--volume={REPO / name}:/opt/edgerig/{name}:ro" for name in ("emulation", "history", "topology")
-        ]
-        command += ["edgerig-hostd", "--root", "/run/edgerig"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("how", ["host", "image"])
 def test_hostd_shapes_gates_kills_heals_and_clears(tmp_path: Path, how: str) -> None:
-    plan = make_plan()
+    kill = FaultPlan(
+        id="kill-1",
+        kind="kill",
+        trigger=Trigger(round=1, state="training"),
+        targets=("d1",),
+        heal_after_s=1.0,
+    )
+    plan = make_plan(kill)
     (tmp_path / "plan.json").write_bytes(dump_plan(plan))
     own = tmp_path / "nodes" / "hostd" / "history.jsonl"
     with containers(plan, some_image()):
@@ -244,6 +95,122 @@ def test_hostd_shapes_gates_kills_heals_and_clears(tmp_path: Path, how: str) -> 
             assert (last["event"], last["reason"]) == ("healed_all", "run finished")
             assert not [veth for veth in ours if "tbf" in host_qdiscs(veth)]
             assert {e["what"] for e in events(own) if e["event"] == "lapse"} <= {"cpu_out_of_tolerance"}
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait(10)
+
+
+def at(fault_id: str, kind: str, at_s: float, target: str, heal: float | None, **params: Any) -> FaultPlan:
+    return FaultPlan(
+        id=fault_id,
+        kind=kind,
+        trigger=Trigger(at_s=at_s),
+        targets=(target,),
+        heal_after_s=heal,
+        params=FaultParams(**params),
+    )
+
+
+FAULTS = (
+    at("pause", "pause", 0.0, "d0", 1.5),
+    at("slow", "cpu_slowdown", 0.5, "d1", 4.0, cpus_factor=0.5),
+    at("cut", "partition", 3.0, "d0", 2.0),
+    at("deaf", "partition", 7.0, "d1", 1.5, direction="down"),
+    at("tunnel", "link_change", 10.0, "d1", 2.0, up=Shape(rate_bit_s=500_000, delay_s=0.1)),
+    at("flap", "flap", 13.5, "d0", 3.0, period_s=1.0),
+    at("restart", "restart", 17.5, "d1", None),
+    at("stop", "stop", 18.0, "d0", 2.0),
+    at("broker", "kill", 26.0, "broker", 1.0),
+    at("last", "pause", 34.0, "d1", None),  # healed by the final heal alone
+)
+
+
+def test_every_fault_is_applied_verified_and_healed(tmp_path: Path) -> None:
+    plan = make_plan(*FAULTS)
+    (tmp_path / "plan.json").write_bytes(dump_plan(plan))
+    own = tmp_path / "nodes" / "hostd" / "history.jsonl"
+    with containers(plan, some_image()):
+        process = start_hostd("host", tmp_path)
+        try:
+            await_event(own, lambda e: e["event"] == "ready", process)
+            coordinator = HistoryWriter(tmp_path / "nodes" / "coordinator" / "history.jsonl", "coordinator")
+            coordinator.append(
+                "round_opened", round=1, version=0, cohort=["d0"], deadline_s=99, quorum=1, durable=True
+            )
+            await_event(own, lambda e: e["event"] == "fault_applied" and e["fault"] == "slow", process)
+            assert Cgroup.of_pid(pid_of("d1")).quota()[0] == pytest.approx(0.15)
+            await_event(own, lambda e: e["event"] == "fault_verified" and e["fault"] == "last", process)
+            await_event(
+                own,
+                lambda e: (
+                    e["event"] == "gate_opened"
+                    and e["node"] == "broker"
+                    and e["token"] == boot_token(pid_of("broker"))
+                ),
+                process,
+            )
+            assert docker("inspect", "-f", "{{.State.Status}}", f"{RUN}-d1") == "paused"
+            coordinator.append("run_finished", reason="rounds", version=1, accuracy=0.9, durable=True)
+            docker("kill", f"{RUN}-d0")
+            process.wait(40)
+            found = events(own)
+            verified = {e["fault"]: (e["ok"], e["detail"]) for e in found if e["event"] == "fault_verified"}
+            assert {name for name, (ok, _) in verified.items() if ok} == {fault.id for fault in FAULTS}, (
+                verified
+            )
+            healed = [e["fault"] for e in found if e["event"] == "fault_healed"]
+            assert sorted(healed) == sorted(fault.id for fault in FAULTS)
+            assert docker("inspect", "-f", "{{.State.Status}}", f"{RUN}-d1") == "running"
+            assert Cgroup.of_pid(pid_of("d1")).quota()[0] == pytest.approx(0.3)
+            lapses = {e["what"] for e in found if e["event"] == "lapse"}
+            assert lapses <= {"cpu_out_of_tolerance", "link_out_of_tolerance"}, lapses
+            assert process.returncode == 0
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait(10)
+
+
+def test_a_killed_hostd_is_followed_by_one_that_takes_over_and_heals(tmp_path: Path) -> None:
+    plan = make_plan(at("pause", "pause", 0.0, "d0", None))
+    (tmp_path / "plan.json").write_bytes(dump_plan(plan))
+    own = tmp_path / "nodes" / "hostd" / "history.jsonl"
+    with containers(plan, some_image()):
+        process = start_hostd("host", tmp_path)
+        try:
+            await_event(own, lambda e: e["event"] == "ready", process)
+            coordinator = HistoryWriter(tmp_path / "nodes" / "coordinator" / "history.jsonl", "coordinator")
+            coordinator.append(
+                "round_opened", round=1, version=0, cohort=["d0"], deadline_s=99, quorum=1, durable=True
+            )
+            await_event(own, lambda e: e["event"] == "fault_verified", process)
+            process.kill()
+            process.wait(10)
+            assert docker("inspect", "-f", "{{.State.Status}}", f"{RUN}-d0") == "paused"
+            process = start_hostd("host", tmp_path)
+            await_event(own, lambda e: e["event"] == "fault_healed", process)
+            await_event(own, lambda e: e["event"] == "lapse" and e["what"] == "hostd_absent", process)
+            deadline = time.monotonic() + 30
+            while [e["event"] for e in events(own)].count(
+                "link_verified"
+            ) < 4 and time.monotonic() < deadline:
+                time.sleep(0.2)
+            assert docker("inspect", "-f", "{{.State.Status}}", f"{RUN}-d0") == "running"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+            found = events(own)
+            assert found[-1]["event"] == "healed_all"
+            assert [e["fault"] for e in found if e["event"] == "fault_applied"] == ["pause"]
+            veths = {
+                e["host_interface"] for e in events(own.parent / "undo.jsonl") if e.get("kind") == "link"
+            }
+            assert not [veth for veth in veths if "tbf" in host_qdiscs(veth)]
+            assert str(os.getpid()) in RUN
+            left = subprocess.run(
+                ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False
+            )
+            assert left.stdout == ""
         finally:
             if process.poll() is None:
                 process.kill()

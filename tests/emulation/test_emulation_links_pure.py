@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emulation.judge import loss_plausible
 from emulation.links import nfnetlink
 from emulation.links.base import unsupported
 from emulation.links.delay_line import DelayLine, LineShape
@@ -17,7 +18,7 @@ from emulation.links.netem import NetemBackend, limit_packets, netem_mismatches,
 from emulation.links.nfqueue import QUEUE_PACKETS_MAX, queue_packets, rule
 from emulation.links.none import NoneBackend
 from emulation.links.tbf import TbfState, burst_bytes, limit_bytes, mismatch, tbf_argv
-from emulation.measure import RatePlan, arrival_rate, loss_plausible, probe_schedule
+from emulation.measure import RatePlan, arrival_rate, probe_schedule
 from topology.plan import Link, Shape
 
 FIELD = Shape(rate_bit_s=1_000_000, delay_s=0.08, jitter_s=0.02, loss=0.01)

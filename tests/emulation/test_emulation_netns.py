@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pytest
 from rig import Rig, rig
 
+from emulation.judge import Verified
 from emulation.links.base import DIRECTIONS, Direction, LinkEnds
 from emulation.links.nfqueue import NfqueueBackend, rule
 from emulation.links.tbf import clear_argv
-from emulation.measure import LinkMeasurer, Verified
+from emulation.measure import LinkMeasurer
 from emulation.offload import offloads_on
 from emulation.probe import probe
 from topology.plan import Link, Shape, Tolerance

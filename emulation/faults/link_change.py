@@ -1,0 +1,30 @@
+"""link_change: another shape on a live link, one direction or both: the bus goes into a tunnel, Wi-Fi falls to 3G."""
+
+from __future__ import annotations
+
+from emulation.faults.base import FaultBase, FaultProblem, Seen, Tools
+from topology.plan import Link
+
+
+class LinkChange(FaultBase):
+    kind = "link_change"
+    devices_only = True
+
+    def __init__(self) -> None:
+        self._wrong: dict[str, list[str]] = {}
+
+    def apply(self, tools: Tools, target: str) -> None:
+        up, down = tools.params.up, tools.params.down
+        if up is None and down is None:
+            raise FaultProblem("link_change: neither up nor down is given, nothing would change")
+        now = tools.links.link(target)
+        changed = Link(name=f"{now.name}, changed", up=up or now.up, down=down or now.down)
+        self._wrong[target] = tools.links.change(target, changed)
+
+    def verify(self, tools: Tools, target: str) -> Seen:
+        """What was read back after the change: every parameter as the kernel has it."""
+        wrong = self._wrong.get(target, ["was not applied"])
+        return Seen(not wrong, "; ".join(wrong) or f"read back: {tools.links.link(target).name}")
+
+    def heal(self, tools: Tools, target: str) -> None:
+        tools.links.change(target, tools.links.planned(target))

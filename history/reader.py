@@ -48,7 +48,7 @@ _NODE_FIELDS = {"container_started", "container_died", "gate_opened", "lapse"}
 
 class Defect(Struct, frozen=True, kw_only=True):
     """Something of a producer's history that could not be read. kinds: gap, cut, malformed, unreadable,
-    too_large.
+    too_large, truncated (one event, by its writer).
     """
 
     kind: str

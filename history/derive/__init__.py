@@ -6,7 +6,7 @@ from history.derive import agent, coordinator, host
 from history.derive.handlers import Handler
 from history.derive.lapses import add_lapses
 from history.events import Event
-from history.reader import History
+from history.reader import Defect, History
 from history.record import Record, empty_record, span
 from topology.plan import Plan
 
@@ -37,6 +37,14 @@ def _foreign(event: Event) -> bool:
     return event.node not in TRUSTED and event.event in known - agent.HANDLERS.keys() - SHARED
 
 
+def _truncated(record: Record, event: Event) -> None:
+    """The writer drops the fields of an event that is too large for a line: whatever it said is lost."""
+    detail = f"{event.event} (seq {event.seq}) was too large for a line: {event['truncated']} bytes"
+    record.defects.append(
+        Defect(kind="truncated", node=event.node, boot=event.boot, detail=detail, mono_s=event.mono_s)
+    )
+
+
 def derive(history: History, plan: Plan) -> Record:
     """Everything the history says about the run of this plan. Never raises for what an event holds."""
     record = empty_record(plan)
@@ -47,7 +55,9 @@ def derive(history: History, plan: Plan) -> Record:
     # The host's witnesses first: whose task a task is, is theirs to say.
     for event in sorted(history.events, key=lambda event: event.node not in TRUSTED):
         handler = handler_of(record, event)
-        if handler is not None:
+        if "truncated" in event.fields and handler is not None:
+            _truncated(record, event)
+        elif handler is not None:
             handler(record, event)
         elif _foreign(event):
             record.foreign_events += 1

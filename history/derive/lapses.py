@@ -63,7 +63,7 @@ def add_lapses(record: Record) -> None:
     for defect in record.defects:
         if defect.kind != "cut" and len(record.lapses) < LAPSES_MAX:
             what = "history_gap" if defect.kind == "gap" else f"history_{defect.kind}"
-            effective = f"{defect.count} {'events' if defect.kind == 'gap' else 'lines'} lost"
+            effective = f"{defect.count} {'events' if defect.kind in ('gap', 'truncated') else 'lines'} lost"
             detail = defect.detail or f"{defect.count} lines could not be read"
             record.lapses.append(
                 Lapse(what, defect.node, "every event", effective, detail, defect.mono_s, "history")

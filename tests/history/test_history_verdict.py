@@ -238,6 +238,20 @@ def test_a_gap_in_a_witness_makes_it_unknown(tmp_path: Path) -> None:
     assert answer(record, "history_whole") == ("fail", "zero-2: 1 events before seq 11 are missing")
 
 
+def test_a_version_too_large_for_a_line_is_no_lost_update_but_an_unknown() -> None:
+    """The writer keeps the envelope only; a version of a thousand updates is such an event."""
+
+    def truncate(script: run.Script) -> None:
+        line = next(x for x in script.lines if x.event == "version_committed" and x.fields["version"] == 2)
+        line.fields = {"truncated": 150_000}
+
+    record = made(truncate)
+    assert METRICS["updates_lost"](record) is None
+    assert [lapse.what for lapse in record.lapses] == ["history_truncated"]
+    assert answer(record, "updates_conserved")[0] == "unknown"
+    assert answer(record, "history_whole")[0] == "fail"
+
+
 def test_a_cut_last_line_of_a_killed_witness_does_not(tmp_path: Path) -> None:
     script = run.whole_run()
     script.write(tmp_path)

@@ -1,8 +1,8 @@
 """The process runtime: the same topology without Docker or root.
 
 Broker, coordinator and agents are processes on loopback; each device's traffic passes a userspace relay that shapes
-rate and delay (`emulation.links.relay`), loss and CPU quotas are not emulated, and the record says so. Faults are
-fired here by the same pure core that hostd uses.
+rate, delay and jitter (`emulation.links.relay`); loss and CPU quotas are not emulated, and the record says so. Faults
+are fired here by the same pure core that hostd uses.
 """
 
 from __future__ import annotations
@@ -17,15 +17,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from compose.errors import EnvironmentProblem
-from compose.runtime import NodeState
-from emulation.faults.core import Apply, FaultCore, Heal
+from compose.process_faults import FaultExecutor
+from compose.process_service import STOP_WAIT_S, Service
+from compose.runtime import NodeState, Role
+from emulation.faults.core import FaultCore
+from emulation.links.relay import RelayConfig, RelayLink
 from history.events import Event
 from history.writer import HistoryWriter
 from topology.plan import DevicePlan, Plan
 
 BROKER_WAIT_S = 20.0  # amqtt imports in 1 s on an idle core, ten times that on a busy one
-STOP_WAIT_S = 5.0
+RELAY_FILE = "relay.json"
 
 
 def free_port() -> int:
@@ -35,45 +40,27 @@ def free_port() -> int:
 
 
 def write_relays(plan: Plan, root: Path, broker_port: int) -> dict[str, int]:
-    """Which port each device connects to; empty: straight to the broker, unshaped."""
-    return {}
+    """Write `relay.json`: a relay for each shaped link. Which port each of those devices connects to."""
+    ports = {
+        device.name: free_port()
+        for device in plan.devices
+        if device.link.up.shaped or device.link.down.shaped
+    }
+    links = tuple(
+        RelayLink(
+            device=device.name, listen_port=ports[device.name], up=device.link.up, down=device.link.down
+        )
+        for device in plan.devices
+        if device.name in ports
+    )
+    history = root / "nodes" / "relay" / "history.jsonl"
+    config = RelayConfig(upstream_port=broker_port, links=links, seed=plan.seed, history=str(history))
+    (root / RELAY_FILE).write_bytes(msgspec.json.encode(config))
+    return ports
 
 
 def mosquitto_binary() -> str | None:
     return shutil.which("mosquitto", path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin")
-
-
-class Service:
-    """One child process with its log file, in its own session so that Ctrl-C reaches the runner alone."""
-
-    def __init__(self, name: str, role: str, command: Sequence[str], log: Path) -> None:
-        self.name, self.role, self.command, self.log = name, role, list(command), log
-        self.process: subprocess.Popen[bytes] | None = None
-        self.killed_on_purpose = False
-
-    def start(self) -> None:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.log, "ab") as output:
-            self.process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "MALLOC_ARENA_MAX": "2"},
-            )
-
-    @property
-    def running(self) -> bool:
-        return self.process is not None and self.process.poll() is None
-
-    def send(self, number: signal.Signals) -> None:
-        if self.process is not None and self.running:
-            self.process.send_signal(number)
-
-    def state(self) -> NodeState:
-        code = self.process.poll() if self.process else None
-        return NodeState(name=self.name, role=self.role, running=self.running, exit_code=code)  # type: ignore[arg-type]
 
 
 class ProcessRuntime:
@@ -85,6 +72,8 @@ class ProcessRuntime:
         self._services: dict[str, Service] = {}
         self._faults = FaultCore(plan.faults)
         self._history = HistoryWriter(root / "nodes" / "processes" / "history.jsonl", "processes")
+        self._executor = FaultExecutor(self._services, self._history)
+        self._stopped = False
 
     # --- what a Runtime does ---------------------------------------------------------------------------------
 
@@ -100,7 +89,7 @@ class ProcessRuntime:
             self._launch(
                 "relay",
                 "relay",
-                [python, "-m", "emulation.links.relay", "--config", str(self._root / "relay.json")],
+                [python, "-m", "emulation.links.relay", "--config", str(self._root / RELAY_FILE)],
             )
         for device in self._plan.devices:
             self._launch(device.name, "agent", self._agent_command(device))
@@ -111,8 +100,8 @@ class ProcessRuntime:
 
     def handle(self, events: list[Event], now: float) -> None:
         for event in events:
-            self._perform(self._faults.handle(event, now), now)
-        self._perform(self._faults.tick(now), now)
+            self._executor.perform(self._faults.handle(event, now))
+        self._executor.perform(self._faults.tick(now))
         self._history.sync()
 
     def log_tail(self, node: str, lines: int = 12) -> list[str]:
@@ -125,6 +114,10 @@ class ProcessRuntime:
         """They are written to `<root>/logs` as they come."""
 
     def stop(self) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
+        self._executor.perform(self._faults.finish(), restart=False)
         for service in self._services.values():
             service.send(signal.SIGTERM)
         deadline = time.monotonic() + STOP_WAIT_S
@@ -169,13 +162,11 @@ class ProcessRuntime:
         config = self._root / "private" / device.name / "agent.yaml"
         return [sys.executable, "-m", "edge_agent", "--config", str(config)]
 
-    def _launch(self, name: str, role: str, command: Sequence[str]) -> None:
+    def _launch(self, name: str, role: Role, command: Sequence[str]) -> None:
         service = Service(name, role, command, self._root / "logs" / f"{name}.log")
         self._services[name] = service
         service.start()
-        self._history.append(
-            "container_started", node=name, pid=service.process.pid if service.process else 0
-        )
+        self._history.append("container_started", node=name, pid=service.pid)
 
     def _await_broker(self) -> None:
         deadline = time.monotonic() + BROKER_WAIT_S
@@ -190,48 +181,6 @@ class ProcessRuntime:
             "the broker does not listen",
             awaited=f"port {self._broker_port} on loopback within {BROKER_WAIT_S:.0f} s",
             log=self.log_tail("broker"),
-        )
-
-    # --- faults ----------------------------------------------------------------------------------------------
-
-    def _perform(self, actions: Sequence[Apply | Heal], now: float) -> None:
-        for action in actions:
-            if isinstance(action, Apply):
-                self._apply(action, now)
-            else:
-                self._heal(action)
-
-    def _apply(self, action: Apply, now: float) -> None:
-        fault = action.fault
-        for target in fault.targets:
-            self._services[target].send(signal.SIGKILL)
-            self._history.append("container_died", node=target, exit_code=-9)
-        lateness = round(action.lateness_s, 4)
-        self._history.append(
-            "fault_applied", fault=fault.id, kind=fault.kind, targets=list(fault.targets), lateness_s=lateness
-        )
-        dead = all(self._wait_dead(target) for target in fault.targets)
-        self._history.append(
-            "fault_verified", fault=fault.id, ok=dead, detail="process ended" if dead else "still runs"
-        )
-
-    def _wait_dead(self, target: str) -> bool:
-        process = self._services[target].process
-        if process is None:
-            return True
-        try:
-            process.wait(STOP_WAIT_S)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
-
-    def _heal(self, action: Heal) -> None:
-        for target in action.fault.targets:
-            if not self._services[target].running:
-                self._services[target].start()
-                self._history.append("container_started", node=target)
-        self._history.append(
-            "fault_healed", fault=action.fault.id, targets=list(action.fault.targets), wall_s=0.0
         )
 
 

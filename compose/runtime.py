@@ -9,12 +9,14 @@ from msgspec import Struct
 
 from history.events import Event
 
+Role = Literal["broker", "coordinator", "hostd", "agent", "relay", "init", "report"]
+
 
 class NodeState(Struct, frozen=True, kw_only=True):
     """One service of a run as the runtime sees it now."""
 
     name: str
-    role: Literal["broker", "coordinator", "hostd", "agent", "relay", "init", "report"]
+    role: Role
     running: bool
     exit_code: int | None = None
     detail: str = ""

@@ -15,8 +15,10 @@ from compose import engine
 from compose.errors import EnvironmentProblem
 from compose.generate import compose_file
 from compose.prepare import prepare
+from compose.process_faults import SIGNALS, unsupported
 from compose.process_runtime import free_port, write_relays
 from topology.compile import compile_topology
+from topology.errors import TopologyError, TopologyErrors
 from topology.host import this_host
 from topology.plan import Plan, Runtime, load_plan
 from topology.schema import Topology
@@ -93,10 +95,21 @@ def _process_session(
     plan = compile_topology(
         topology, run, runtime="process", host=this_host(), uid=os.geteuid(), sha256=loaded.sha256
     )
+    _refuse_faults(unsupported(plan))
     port = free_port()
     relays = write_relays(plan, root, port)
     prepare(plan, root, data_dir=data_dir, broker_port=port, agent_ports=relays)
     return Session(plan, root, port, relays)
+
+
+def _refuse_faults(faults: list[tuple[int, str]]) -> None:
+    hint = f"without Docker there are {', '.join(SIGNALS)}; use the docker runtime for the rest"
+    errors = [
+        TopologyError(f"faults[{number}].{kind}", kind, "the process runtime cannot do this fault", hint)
+        for number, kind in faults
+    ]
+    if errors:
+        raise TopologyErrors(errors)
 
 
 def _new_folder(runs: Path, run: str) -> Path:

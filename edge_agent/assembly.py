@@ -11,9 +11,10 @@ from edge_agent.core import AgentCore
 from edge_agent.disk import FolderDisk
 from edge_agent.errors import AgentError, ConfigurationError
 from edge_agent.gate import GateClosed, wait_for_gate
+from edge_agent.jobs import Jobs, open_samples
 from edge_agent.service import AgentService, install_signals, log, status_message
 from edge_agent.spool import Spool
-from edge_agent.work import Worker, open_samples
+from edge_agent.work import WorkerThread
 from history.writer import HistoryWriter
 from topology.plan import AgentConfig
 
@@ -38,6 +39,7 @@ def build(config: AgentConfig, software: str) -> tuple[AgentService, HistoryWrit
         log.warning("spool: %s", problem)
     history.append("agent_started", software=software, threads=config.threads)
     core = AgentCore(boot=history.boot, samples=len(shard), software=software, restored=spool.restored())
+    jobs = Jobs(spool, shard, run=config.run, agent=config.agent, threads=config.threads)
     service = AgentService(
         config,
         core,
@@ -46,9 +48,7 @@ def build(config: AgentConfig, software: str) -> tuple[AgentService, HistoryWrit
         make_client=lambda post: mqtt.Client(
             config, password, status_message(config, history.boot, online=False), post
         ),
-        make_worker=lambda post: Worker(
-            spool, shard, run=config.run, agent=config.agent, threads=config.threads, post=post
-        ),
+        make_worker=lambda post: WorkerThread(jobs, post),
     )
     install_signals(service)
     return service, history

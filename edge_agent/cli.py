@@ -57,7 +57,7 @@ def run(config: AgentConfig) -> int:
     """From the gate to the end of the run."""
     # The imports of the first task run while the device waits for its link; both need about the same time.
     tame_malloc()
-    from edge_agent.work import warm_up
+    from edge_agent.jobs import warm_up
 
     warming = threading.Thread(target=warm_up, name="warm-up", daemon=True)
     warming.start()

@@ -15,16 +15,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any, Protocol
 
 from edge_agent import actions as a
 from edge_agent import events as e
-from edge_agent import mqtt
+from edge_agent import mqtt, transfer
 from edge_agent.core import AgentCore
 from edge_agent.errors import BrokerRefused
-from edge_agent.spool import DiskBroken, Spool, SpoolError
+from edge_agent.ledger import DiskBroken, SpoolError
+from edge_agent.spool import Spool
 from edge_agent.transfer import Downloads, Uploads
 from edge_agent.work import Worker
-from history.writer import HistoryWriter
 from topology.plan import AgentConfig
 from wire import messages as m
 from wire import topics
@@ -50,6 +51,20 @@ class Stopping:
 Happening = mqtt.Happening | e.Event | Stopping | DiskBroken
 
 
+class Client(transfer.Client, Protocol):
+    """`mqtt.Client`, or the simulation's."""
+
+    def start(self) -> None: ...
+    def stop(self, farewell: tuple[str, bytes], wait_s: float) -> None: ...
+
+
+class History(Protocol):
+    """`history.writer.HistoryWriter`, or the simulation's."""
+
+    def append(self, event: str, *, durable: bool = False, **fields: Any) -> None: ...
+    def sync(self) -> None: ...
+
+
 class AgentService:
     """`run` returns when the coordinator says finish or the process is told to stop; raises BrokerRefused."""
 
@@ -58,9 +73,9 @@ class AgentService:
         config: AgentConfig,
         core: AgentCore,
         spool: Spool,
-        history: HistoryWriter,
+        history: History,
         *,
-        make_client: Callable[[Callable[[mqtt.Happening], None]], mqtt.Client],
+        make_client: Callable[[Callable[[mqtt.Happening], None]], Client],
         make_worker: Callable[[Callable[[e.Event | DiskBroken], None]], Worker],
         clock: Callable[[], float] = time.monotonic,
         alive_file: Path = ALIVE_FILE,
@@ -118,15 +133,13 @@ class AgentService:
 
     def _turn(self) -> None:
         now = self._clock()
-        due = min(self._core.next_wakeup(now), self._downloads.next_wakeup(now), self._alive_at + ALIVE_S)
+        due = min(self.next_wakeup(now), self._alive_at + ALIVE_S)
         try:
             happening: Happening = self._queue.get(timeout=max(0.0, due - now))
         except queue.Empty:
             happening = e.Tick()
-        self._take(happening)
-        self._downloads.advance()
+        self.take(happening)
         self._alive()
-        self._history.sync()
 
     def _close(self) -> None:
         farewell = self._status(online=False)
@@ -164,7 +177,24 @@ class AgentService:
         """From this loop: taken before anything else from the queue."""
         self._results.append(event)
 
-    def _take(self, happening: Happening) -> None:
+    @property
+    def stop_reason(self) -> str:
+        """Empty while it runs."""
+        return self._stop_reason
+
+    def next_wakeup(self, now: float) -> float:
+        """When a Tick is due if nothing happens before."""
+        return min(self._core.next_wakeup(now), self._downloads.next_wakeup(now))
+
+    def take(self, happening: Happening) -> None:
+        """One thing that happened, with everything that follows from it at once."""
+        self._dispatch(happening)
+        while self._results:
+            self._feed(self._results.pop(0))
+        self._downloads.advance()
+        self._history.sync()
+
+    def _dispatch(self, happening: Happening) -> None:
         match happening:
             case Stopping():
                 pass  # told_to_stop is set
@@ -183,8 +213,6 @@ class AgentService:
                 self._uploads.confirmed(happening.mid)
             case _:
                 self._feed(happening)
-        while self._results:
-            self._feed(self._results.pop(0))
 
     def _feed(self, event: e.Event) -> None:
         for action in self._core.handle(event, self._clock()):

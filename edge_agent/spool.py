@@ -25,13 +25,25 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
-from msgspec import Struct
 from numpy.typing import NDArray
 
 from edge_agent.disk import BLOCK_BYTES, Disk
-from edge_agent.errors import AgentError
+from edge_agent.ledger import (
+    LEDGER_SCHEMA,
+    DiskBroken,
+    HeldGraph,
+    HeldModel,
+    KeptItem,
+    Ledger,
+    Prepared,
+    Residual,
+    SpoolError,
+    files,
+    generation,
+    restore_item,
+)
 from edge_agent.limits import PENDING_MAX, Limits
-from edge_agent.state import Item, Phase, Restored
+from edge_agent.state import Restored
 from wire.codecs.arrays import require_finite
 from wire.codecs.chain import Chain
 from wire.codecs.decode import decode
@@ -42,68 +54,12 @@ from wire.codecs.model import WIDTHS
 from wire.messages import Report
 
 LEDGER = "ledger"
-LEDGER_SCHEMA = 1
 LEDGER_BYTES_MAX = 1 << 20  # four items with their reports are 3 kB
 KINDS = ("residual-", "update-", "model-", "graph-")
 LIMITS = Limits()
 FLOATS = BLOCK_BYTES // 4
 
 Float32 = NDArray[np.float32]
-
-
-class SpoolError(RuntimeError):
-    """Nothing was changed. The message names the file system's reason."""
-
-
-class DiskBroken(AgentError):
-    """What is on the disk is not known any more: the process must end and start again from what it finds."""
-
-
-class KeptItem(Struct, frozen=True, kw_only=True):
-    task: str
-    sha256: str
-    bytes: int
-    file: str
-    n: int
-    report: Report
-    acked: bool = False
-
-
-class Residual(Struct, frozen=True, kw_only=True):
-    file: str
-    n: int
-    crc32: int
-    norm: float
-
-
-class HeldModel(Struct, frozen=True, kw_only=True):
-    file: str
-    version: int
-    sha256: str
-    n: int
-    dtype: Literal["fp16", "none"]
-
-
-class HeldGraph(Struct, frozen=True, kw_only=True):
-    file: str
-    sha256: str
-
-
-class Ledger(Struct, frozen=True, kw_only=True):
-    run: str
-    schema: int = LEDGER_SCHEMA
-    generation: int = 0  # of the last file that was named
-    items: tuple[KeptItem, ...] = ()
-    residual: Residual | None = None
-    model: HeldModel | None = None
-    graph: HeldGraph | None = None
-
-
-class Prepared(Struct, frozen=True, kw_only=True):
-    """An encoded update whose files are written and named by no ledger yet."""
-
-    item: KeptItem
-    residual: Residual
 
 
 class Spool:
@@ -115,7 +71,7 @@ class Spool:
         self._prepared: dict[str, Prepared] = {}
         self.problems: list[str] = []  # what was found damaged at the start, for the log
         self._ledger = self._open(run)
-        self._generation = max([self._ledger.generation, *map(_generation, disk.names())])
+        self._generation = max([self._ledger.generation, *map(generation, disk.names())])
         self._sweep()
 
     # --- start -----------------------------------------------------------------------------------------------
@@ -175,7 +131,7 @@ class Spool:
     def restored(self) -> Restored:
         ledger = self._ledger
         return Restored(
-            items=tuple(_restore_item(kept) for kept in ledger.items),
+            items=tuple(restore_item(kept) for kept in ledger.items),
             version=ledger.model.version if ledger.model else None,
             version_sha256=ledger.model.sha256 if ledger.model else None,
             graph_sha256=ledger.graph.sha256 if ledger.graph else None,
@@ -385,7 +341,7 @@ class Spool:
         """The one step that counts. What it names is durable before, and what it no longer names goes after."""
         old = self._ledger
         ledger = msgspec.structs.replace(ledger, generation=self._generation)
-        fresh = set(_files(ledger)) - set(_files(old)) - self._prepared_files()
+        fresh = set(files(ledger)) - set(files(old)) - self._preparedfiles()
         try:
             self._disk.sync()
             self._disk.write(LEDGER, [msgspec.msgpack.encode(ledger)])
@@ -399,7 +355,7 @@ class Spool:
             self._remove(fresh)
             raise SpoolError(f"cannot make the ledger durable: {error}") from error
         self._ledger = ledger
-        self._remove(set(_files(old)) - set(_files(ledger)))
+        self._remove(set(files(old)) - set(files(ledger)))
 
     def _fall_back(self, old: Ledger) -> None:
         """The new ledger may or may not be in place: put the old one back, or stop before the two disagree."""
@@ -409,7 +365,7 @@ class Spool:
         except OSError as error:
             raise DiskBroken(f"neither the new nor the old ledger can be written: {error}") from error
 
-    def _prepared_files(self) -> set[str]:
+    def _preparedfiles(self) -> set[str]:
         """`discard` removes these, or they count once they are committed."""
         return {name for p in self._prepared.values() for name in (p.item.file, p.residual.file)}
 
@@ -419,38 +375,15 @@ class Spool:
 
     def _sweep(self) -> None:
         """At the start, remove what the ledger does not name: the rest of whatever a kill interrupted."""
-        named = {LEDGER, *_files(self._ledger)}
+        named = {LEDGER, *files(self._ledger)}
         for name in self._disk.names():
             if name not in named and name.startswith((*KINDS, LEDGER)):
                 self._disk.remove(name)
 
 
-def _files(ledger: Ledger) -> Iterator[str]:
-    yield from (item.file for item in ledger.items)
-    for held in (ledger.residual, ledger.model, ledger.graph):
-        if held is not None:
-            yield held.file
-
-
 def _bytes_of(array: NDArray[Any]) -> memoryview:
     """A view, not a copy."""
     return np.ascontiguousarray(array).view(np.uint8).data
-
-
-def _generation(name: str) -> int:
-    number = name.partition("-")[2].partition(".")[0]
-    return int(number) if number.isascii() and number.isdigit() and len(number) < 16 else 0
-
-
-def _restore_item(kept: KeptItem) -> Item:
-    return Item(
-        task=kept.task,
-        sha256=kept.sha256,
-        bytes=kept.bytes,
-        report=kept.report,
-        phase=Phase.ACKED if kept.acked else Phase.OFFERED,
-        was_acked=kept.acked,
-    )
 
 
 def _add_part(sent: Decoded, block: Float32, start: int) -> None:

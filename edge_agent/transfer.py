@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from edge_agent import actions as a
 from edge_agent import events as e
 from edge_agent.fetch import Fetch
-from edge_agent.mqtt import Client
+from edge_agent.jobs import Install
 from edge_agent.upload import Upload, window_bytes
-from edge_agent.work import Install, Worker
+from edge_agent.work import Worker
 from topology.plan import AgentConfig
 from wire import topics
 
+FAR_S = 3600.0  # nothing to wake up for
+
 Post = Callable[[e.Event], None]
-FAR_S = 3600.0
+
+
+class Client(Protocol):
+    """What uploads and downloads ask of `mqtt.Client`."""
+
+    def publish(self, topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> int | None: ...
+    def subscribe(self, topics: Sequence[str]) -> None: ...
+    def unsubscribe(self, topics: Sequence[str]) -> None: ...
 
 
 class Uploads:

@@ -1,84 +1,53 @@
-"""The work of seconds to minutes, in a thread of its own, so that heartbeats and messages go on meanwhile.
+"""The worker: jobs of seconds to minutes in a thread of their own, so that heartbeats and messages go on meanwhile.
 
 One job at a time, in the order of submission; every job is answered by one event (`edge_agent.actions`). Only training
 can be interrupted, between two steps; what else runs takes a second at most and is answered as usual.
-
-onnxruntime and the trainer are imported here, at the first job or in `warm_up` while the agent waits at its gate: they
-are four fifths of the agent's start, and nothing else needs them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-import numpy as np
-
-from edge_agent import actions as a
 from edge_agent import events as e
-from edge_agent.memory import give_back
-from edge_agent.spool import DiskBroken, Spool, SpoolError
-from wire import messages as m
-from wire.codecs import make_chain, rounding_seed, uplink_spec
-from wire.codecs import model as versions
-from wire.codecs.errors import CodecError
-
-if TYPE_CHECKING:
-    from learning.shard import Shard
-    from learning.trainer import TrainResult
-
-log = logging.getLogger("edge_agent")
+from edge_agent.jobs import PROGRESS_S, Job, Jobs, OnStep
+from edge_agent.ledger import DiskBroken
 
 JOBS_MAX = 8  # the core has one task in hand; more than a few would be our bug
-PROGRESS_S = 1.0  # a step of a small model takes a millisecond; the core passes on one a second anyway
+EVERY_TASK = "*"
 
 
-class WorkError(RuntimeError):
-    """The job came to nothing; the message says why."""
+class Worker(Protocol):
+    """What the service asks of it; `simulation` has one without a thread."""
+
+    def start(self) -> None: ...
+
+    def submit(self, job: Job) -> None: ...
+
+    def stop(self, task: str) -> None:
+        """Let go of this task soon. The running job answers, as it would have, or with WorkStopped."""
+
+    def discard(self, task: str) -> None: ...
+
+    def close(self, wait_s: float) -> bool:
+        """End after the running job, or give up waiting; returns whether nothing runs any more."""
 
 
-@dataclass(frozen=True)
-class Install:
-    """A fetched object, not checked yet."""
-
-    task: str
-    reference: m.ObjectRef
-    model: m.ModelRef | None
-    leads_to: int | None
-    payload: bytes
-    wall_s: float
-
-
-Job = Install | a.Train | a.Encode
-
-
-class Worker:
-    """`post` takes the events, from any thread."""
+class WorkerThread:
+    """`post` takes the events, from the thread."""
 
     def __init__(
         self,
-        spool: Spool,
-        shard: Shard,
-        *,
-        run: str,
-        agent: str,
-        threads: int,
+        jobs: Jobs,
         post: Callable[[e.Event | DiskBroken], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._spool, self._shard = spool, shard
-        self._run, self._agent, self._threads = run, agent, threads
-        self._post, self._clock = post, clock
-        self._jobs: queue.Queue[Job | None] = queue.Queue(JOBS_MAX)
+        self._jobs, self._post, self._clock = jobs, post, clock
+        self._queue: queue.Queue[Job | None] = queue.Queue(JOBS_MAX)
         self._stop_task = ""
-        self._result: tuple[str, TrainResult] | None = None
         self._thread = threading.Thread(target=self._serve, name="work", daemon=True)
 
     def start(self) -> None:
@@ -86,138 +55,37 @@ class Worker:
 
     def submit(self, job: Job) -> None:
         self._stop_task = ""  # a task that was stopped may come back
-        self._jobs.put_nowait(job)
+        self._queue.put_nowait(job)
 
     def stop(self, task: str) -> None:
-        """Let go of this task soon. The running job answers, as it would have, or with WorkStopped."""
         self._stop_task = task
 
     def discard(self, task: str) -> None:
-        if self._result is not None and self._result[0] == task:
-            self._result = None
-        self._spool.discard(task)
+        self._jobs.discard(task)
 
     def close(self, wait_s: float) -> bool:
-        """End after the running job, or give up waiting; returns whether the thread is gone."""
-        self._stop_task = "*"
+        self._stop_task = EVERY_TASK
         try:
-            self._jobs.put_nowait(None)
+            self._queue.put_nowait(None)
         except queue.Full:
             return False
         self._thread.join(wait_s)
         return not self._thread.is_alive()
 
     def _serve(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while (job := self._queue.get()) is not None:
             try:
-                self._post(self._answer(job))
+                self._post(self._jobs.do(job, self._on_step(job.task)))
             except DiskBroken as broken:
                 self._post(broken)
                 return
 
-    def _answer(self, job: Job) -> e.Event:
-        try:
-            match job:
-                case Install():
-                    return self._install(job)
-                case a.Train():
-                    return self._train(job)
-                case a.Encode():
-                    return self._encode(job)
-        except DiskBroken:
-            raise
-        except MemoryError:
-            reason = "not enough memory for this model"
-        except (WorkError, SpoolError, CodecError) as error:
-            reason = str(error)
-        except Exception as error:  # whatever a graph or a shard makes of it, the device lives on
-            log.exception("%s of %s failed", type(job).__name__.lower(), job.task)
-            reason = f"{type(error).__name__}: {error}"
-        if isinstance(job, Install):
-            return e.ObjectFailed(task=job.task, name=job.reference.name, reason=reason[:512])
-        return e.WorkFailed(task=job.task, reason=reason[:512])
-
-    # --- install ---------------------------------------------------------------------------------------------
-
-    def _install(self, job: Install) -> e.Event:
-        if hashlib.sha256(job.payload).hexdigest() != job.reference.sha256:
-            raise WorkError("its bytes do not match its sha256")
-        began = self._clock()
-        sha256 = job.reference.sha256
-        if job.model is None or job.leads_to is None:
-            self._spool.hold_graph(sha256, job.payload)
-        else:
-            sha256 = self._hold_model(job.model, job.leads_to, job)
-        return e.ObjectReady(
-            task=job.task,
-            name=job.reference.name,
-            bytes=len(job.payload),
-            wall_s=job.wall_s + self._clock() - began,
-            version=job.leads_to,
-            sha256=sha256,
-        )
-
-    def _hold_model(self, model: m.ModelRef, version: int, job: Install) -> str:
-        """Returns the sha256 of the version; only of the last one in a chain it is known what it must be."""
-        if job.reference.base_version is None:
-            patterns = versions.decode_full(job.payload, model.parameters, model.dtype)
-        else:
-            patterns = versions.apply_delta(self._spool.patterns(), job.payload)
-        sha256 = versions.version_sha256(patterns)
-        if patterns.size != model.parameters or (version == model.version and sha256 != model.sha256):
-            raise WorkError(f"{job.reference.name} does not lead to version {version}")
-        self._spool.hold(version, sha256, model.dtype, patterns)
-        return sha256
-
-    # --- train -----------------------------------------------------------------------------------------------
-
-    def _train(self, job: a.Train) -> e.Event:
-        from learning.artifact import TrainingArtifact
-        from learning.trainer import Trainer, TrainingCancelled, TrainingDiverged, TrainingSpec
-
-        self._result = None
-        give_back()
-        artifact = TrainingArtifact.from_bytes(self._spool.graph())
-        # A float16 version is trained from as it is: half the memory of its float32 copy.
-        patterns = self._spool.patterns()
-        parameters = (
-            patterns.view(np.float16) if patterns.dtype == np.uint16 else versions.from_patterns(patterns)
-        )
-        if parameters.size != artifact.size:
-            raise WorkError(f"a graph of {artifact.size} parameters, a version of {parameters.size}")
-        spec = TrainingSpec(
-            batch_size=job.spec.batch_size,
-            local_epochs=job.spec.local_epochs,
-            optimizer=job.spec.optimizer,
-            lr=job.spec.lr,
-            momentum=job.spec.momentum,
-            nesterov=job.spec.nesterov,
-            weight_decay=job.spec.weight_decay,
-        )
-        trainer = Trainer(artifact, self._shard, self._threads)
-        try:
-            result = trainer.train(parameters, spec, job.seed, self._on_step(job.task))
-        except TrainingCancelled:
-            return e.WorkStopped(task=job.task)
-        except TrainingDiverged as error:
-            raise WorkError(str(error)) from error
-        self._result = (job.task, result)
-        return e.Trained(
-            task=job.task,
-            samples=result.samples,
-            steps=result.steps,
-            loss=result.loss_mean,
-            train_s=result.wall_s,
-            step_s=result.step_time_s,
-            peak_rss_bytes=int(result.peak_rss_mb * 1e6),
-        )
-
-    def _on_step(self, task: str) -> Callable[[int, int], bool]:
+    def _on_step(self, task: str) -> OnStep:
         last = self._clock()
 
         def on_step(step: int, steps: int) -> bool:
             nonlocal last
-            if self._stop_task in (task, "*"):
+            if self._stop_task in (task, EVERY_TASK):
                 return False
             now = self._clock()
             if now - last >= PROGRESS_S:
@@ -226,47 +94,3 @@ class Worker:
             return True
 
         return on_step
-
-    # --- encode ----------------------------------------------------------------------------------------------
-
-    def _encode(self, job: a.Encode) -> e.Event:
-        if self._result is None or self._result[0] != job.task:
-            raise WorkError("nothing was trained for it")
-        result, self._result = self._result[1], None
-
-        def report(residual_norm: float) -> m.Report:
-            return m.Report(
-                samples=result.samples,
-                steps=result.steps,
-                loss=float(result.loss_mean),
-                train_s=result.wall_s,
-                step_s=result.step_time_s,
-                fetch_s=job.fetch_s,
-                fetch_bytes=job.fetch_bytes,
-                peak_rss_bytes=int(result.peak_rss_mb * 1e6),
-                residual_norm=residual_norm,
-                raw_bytes=result.delta.size * 4,
-            )
-
-        chain = make_chain(uplink_spec(job.uplink.top_k, job.uplink.quantize, job.uplink.entropy))
-        delta = np.ascontiguousarray(result.delta, np.float32)
-        seed = rounding_seed(self._run, self._agent, job.task)
-        prepared = self._spool.prepare(job.task, delta, chain, seed, report)
-        return e.Encoded(
-            task=job.task,
-            sha256=prepared.item.sha256,
-            bytes=prepared.item.bytes,
-            report=prepared.item.report,
-        )
-
-
-def warm_up() -> None:
-    """Import what the first task needs, so that it does not wait for it."""
-    import learning.trainer  # noqa: F401
-
-
-def open_samples(folder: Path) -> Shard:
-    """The device's own data, memory-mapped. Raises learning.shard.DatasetError."""
-    from learning.shard import open_shard
-
-    return open_shard(folder)

@@ -18,7 +18,8 @@ import pytest
 from agent_builders import report
 
 from edge_agent.disk import FolderDisk
-from edge_agent.spool import DiskBroken, Spool, SpoolError
+from edge_agent.ledger import DiskBroken, SpoolError
+from edge_agent.spool import Spool
 from edge_agent.state import Phase
 from simulation.disk import ForgetfulDisk, PowerCut
 from wire.codecs import decode, make_chain, uplink_spec

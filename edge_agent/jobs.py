@@ -1,0 +1,235 @@
+"""What the worker does: install a fetched object, train, encode. One job in, one event out, nothing else decided.
+
+onnxruntime and the trainer are imported here, at the first task or in `warm_up` while the agent waits at its gate: they
+are a third of the agent's start, and nothing else needs them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edge_agent import actions as a
+from edge_agent import events as e
+from edge_agent.ledger import DiskBroken, SpoolError
+from edge_agent.memory import give_back
+from edge_agent.spool import Spool
+from wire import messages as m
+from wire.codecs import make_chain, rounding_seed, uplink_spec
+from wire.codecs import model as versions
+from wire.codecs.errors import CodecError
+
+if TYPE_CHECKING:
+    from learning.shard import Shard
+    from learning.trainer import TrainResult
+
+log = logging.getLogger("edge_agent")
+
+PROGRESS_S = 1.0  # a step of a small model takes a millisecond; the core passes on one a second anyway
+
+
+class WorkError(RuntimeError):
+    """The job came to nothing; the message says why."""
+
+
+@dataclass(frozen=True)
+class Install:
+    """A fetched object, not checked yet."""
+
+    task: str
+    reference: m.ObjectRef
+    model: m.ModelRef | None
+    leads_to: int | None
+    payload: bytes
+    wall_s: float
+
+
+Job = Install | a.Train | a.Encode
+
+
+class Stopped(Exception):
+    """The task is not wanted any more."""
+
+
+# Called after every step with (done, total); False stops.
+OnStep = Callable[[int, int], bool]
+
+
+class Jobs:
+    """Not safe for two threads at once: training holds what encoding uses up."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        shard: Shard,
+        *,
+        run: str,
+        agent: str,
+        threads: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._spool, self._shard = spool, shard
+        self._run, self._agent, self._threads = run, agent, threads
+        self._clock = clock
+        self._result: tuple[str, TrainResult] | None = None
+
+    def discard(self, task: str) -> None:
+        """Forget what was trained or encoded for it."""
+        if self._result is not None and self._result[0] == task:
+            self._result = None
+        self._spool.discard(task)
+
+    def do(self, job: Job, on_step: OnStep) -> e.Event:
+        """Raises DiskBroken, nothing else."""
+        try:
+            match job:
+                case Install():
+                    return self._install(job)
+                case a.Train():
+                    return self._train(job, on_step)
+                case a.Encode():
+                    return self._encode(job)
+        except DiskBroken:
+            raise
+        except Stopped:
+            return e.WorkStopped(task=job.task)
+        except MemoryError:
+            reason = "not enough memory for this model"
+        except (WorkError, SpoolError, CodecError) as error:
+            reason = str(error)
+        except Exception as error:  # whatever a graph or a shard makes of it, the device lives on
+            log.exception("%s of %s failed", type(job).__name__.lower(), job.task)
+            reason = f"{type(error).__name__}: {error}"
+        if isinstance(job, Install):
+            return e.ObjectFailed(task=job.task, name=job.reference.name, reason=reason[:512])
+        return e.WorkFailed(task=job.task, reason=reason[:512])
+
+    # --- install ---------------------------------------------------------------------------------------------
+
+    def _install(self, job: Install) -> e.Event:
+        if hashlib.sha256(job.payload).hexdigest() != job.reference.sha256:
+            raise WorkError("its bytes do not match its sha256")
+        began = self._clock()
+        sha256 = job.reference.sha256
+        if job.model is None or job.leads_to is None:
+            self._spool.hold_graph(sha256, job.payload)
+        else:
+            sha256 = self._hold_model(job.model, job.leads_to, job)
+        return e.ObjectReady(
+            task=job.task,
+            name=job.reference.name,
+            bytes=len(job.payload),
+            wall_s=job.wall_s + self._clock() - began,
+            version=job.leads_to,
+            sha256=sha256,
+        )
+
+    def _hold_model(self, model: m.ModelRef, version: int, job: Install) -> str:
+        """Returns the sha256 of the version; only of the last one in a chain it is known what it must be."""
+        if job.reference.base_version is None:
+            patterns = versions.decode_full(job.payload, model.parameters, model.dtype)
+        else:
+            patterns = versions.apply_delta(self._spool.patterns(), job.payload)
+        sha256 = versions.version_sha256(patterns)
+        if patterns.size != model.parameters or (version == model.version and sha256 != model.sha256):
+            raise WorkError(f"{job.reference.name} does not lead to version {version}")
+        self._spool.hold(version, sha256, model.dtype, patterns)
+        return sha256
+
+    # --- train -----------------------------------------------------------------------------------------------
+
+    def _train(self, job: a.Train, on_step: OnStep) -> e.Event:
+        self._result = None
+        result = self.train(job, on_step)
+        self._result = (job.task, result)
+        return e.Trained(
+            task=job.task,
+            samples=result.samples,
+            steps=result.steps,
+            loss=result.loss_mean,
+            train_s=result.wall_s,
+            step_s=result.step_time_s,
+            peak_rss_bytes=int(result.peak_rss_mb * 1e6),
+        )
+
+    def train(self, job: a.Train, on_step: OnStep) -> TrainResult:
+        """On the version and the graph held. Raises Stopped, WorkError. Simulations put their own in its place."""
+        from learning.artifact import TrainingArtifact
+        from learning.trainer import Trainer, TrainingCancelled, TrainingDiverged, TrainingSpec
+
+        give_back()
+        artifact = TrainingArtifact.from_bytes(self._spool.graph())
+        # A float16 version is trained from as it is: half the memory of its float32 copy.
+        patterns = self._spool.patterns()
+        parameters = (
+            patterns.view(np.float16) if patterns.dtype == np.uint16 else versions.from_patterns(patterns)
+        )
+        if parameters.size != artifact.size:
+            raise WorkError(f"a graph of {artifact.size} parameters, a version of {parameters.size}")
+        spec = TrainingSpec(
+            batch_size=job.spec.batch_size,
+            local_epochs=job.spec.local_epochs,
+            optimizer=job.spec.optimizer,
+            lr=job.spec.lr,
+            momentum=job.spec.momentum,
+            nesterov=job.spec.nesterov,
+            weight_decay=job.spec.weight_decay,
+        )
+        trainer = Trainer(artifact, self._shard, self._threads)
+        try:
+            return trainer.train(parameters, spec, job.seed, on_step)
+        except TrainingCancelled as cancelled:
+            raise Stopped from cancelled
+        except TrainingDiverged as error:
+            raise WorkError(str(error)) from error
+
+    # --- encode ----------------------------------------------------------------------------------------------
+
+    def _encode(self, job: a.Encode) -> e.Event:
+        if self._result is None or self._result[0] != job.task:
+            raise WorkError("nothing was trained for it")
+        result, self._result = self._result[1], None
+
+        def report(residual_norm: float) -> m.Report:
+            return m.Report(
+                samples=result.samples,
+                steps=result.steps,
+                loss=float(result.loss_mean),
+                train_s=result.wall_s,
+                step_s=result.step_time_s,
+                fetch_s=job.fetch_s,
+                fetch_bytes=job.fetch_bytes,
+                peak_rss_bytes=int(result.peak_rss_mb * 1e6),
+                residual_norm=residual_norm,
+                raw_bytes=result.delta.size * 4,
+            )
+
+        chain = make_chain(uplink_spec(job.uplink.top_k, job.uplink.quantize, job.uplink.entropy))
+        delta = np.ascontiguousarray(result.delta, np.float32)
+        seed = rounding_seed(self._run, self._agent, job.task)
+        prepared = self._spool.prepare(job.task, delta, chain, seed, report)
+        return e.Encoded(
+            task=job.task,
+            sha256=prepared.item.sha256,
+            bytes=prepared.item.bytes,
+            report=prepared.item.report,
+        )
+
+
+def warm_up() -> None:
+    """Import what the first task needs, so that it does not wait for it."""
+    import learning.trainer  # noqa: F401
+
+
+def open_samples(folder: Path) -> Shard:
+    """The device's own data, memory-mapped. Raises learning.shard.DatasetError."""
+    from learning.shard import open_shard
+
+    return open_shard(folder)

@@ -1,0 +1,92 @@
+"""The ledger of the spool: which files count, and what is known about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from msgspec import Struct
+
+from edge_agent.errors import AgentError
+from edge_agent.state import Item, Phase
+from wire.messages import Report
+
+LEDGER_SCHEMA = 1
+
+
+class SpoolError(RuntimeError):
+    """Nothing was changed. The message names the file system's reason."""
+
+
+class DiskBroken(AgentError):
+    """What is on the disk is not known any more: the process must end and start again from what it finds."""
+
+
+class KeptItem(Struct, frozen=True, kw_only=True):
+    task: str
+    sha256: str
+    bytes: int
+    file: str
+    n: int
+    report: Report
+    acked: bool = False
+
+
+class Residual(Struct, frozen=True, kw_only=True):
+    file: str
+    n: int
+    crc32: int
+    norm: float
+
+
+class HeldModel(Struct, frozen=True, kw_only=True):
+    file: str
+    version: int
+    sha256: str
+    n: int
+    dtype: Literal["fp16", "none"]
+
+
+class HeldGraph(Struct, frozen=True, kw_only=True):
+    file: str
+    sha256: str
+
+
+class Ledger(Struct, frozen=True, kw_only=True):
+    run: str
+    schema: int = LEDGER_SCHEMA
+    generation: int = 0  # of the last file that was named
+    items: tuple[KeptItem, ...] = ()
+    residual: Residual | None = None
+    model: HeldModel | None = None
+    graph: HeldGraph | None = None
+
+
+class Prepared(Struct, frozen=True, kw_only=True):
+    """An encoded update whose files are written and named by no ledger yet."""
+
+    item: KeptItem
+    residual: Residual
+
+
+def files(ledger: Ledger) -> Iterator[str]:
+    yield from (item.file for item in ledger.items)
+    for held in (ledger.residual, ledger.model, ledger.graph):
+        if held is not None:
+            yield held.file
+
+
+def generation(name: str) -> int:
+    number = name.partition("-")[2].partition(".")[0]
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 16 else 0
+
+
+def restore_item(kept: KeptItem) -> Item:
+    return Item(
+        task=kept.task,
+        sha256=kept.sha256,
+        bytes=kept.bytes,
+        report=kept.report,
+        phase=Phase.ACKED if kept.acked else Phase.OFFERED,
+        was_acked=kept.acked,
+    )

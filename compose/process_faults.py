@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -51,7 +52,7 @@ class FaultExecutor:
         if process is None:
             return False
         if kind == "pause":
-            return _state(process.pid) in ("T", "t")
+            return _stopped(process.pid)
         try:
             code = process.wait(STOP_WAIT_S)
         except subprocess.TimeoutExpired:
@@ -68,6 +69,16 @@ class FaultExecutor:
                 service.start()
                 self._history.append("container_started", node=target, pid=service.pid)
         self._history.append("fault_healed", fault=fault.id, targets=list(fault.targets), wall_s=0.0)
+
+
+def _stopped(pid: int) -> bool:
+    """Whether the process has stopped; the kernel needs a moment on a busy machine."""
+    deadline = time.monotonic() + STOP_WAIT_S
+    while _state(pid) not in ("T", "t"):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def _state(pid: int) -> str:

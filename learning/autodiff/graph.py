@@ -189,7 +189,7 @@ class Graph:
 
     def initializers(self, used: set[str]) -> list[onnx.TensorProto]:
         return [
-            numpy_helper.from_array(np.ascontiguousarray(array), name)
+            numpy_helper.from_array(np.asarray(array, order="C"), name)
             for name, array in self.constants.items()
             if name in used
         ]

@@ -110,7 +110,7 @@ def _split(_: Any, x: list[Any], a: dict[str, Any]) -> Any:
 
 
 def _clip(_: Any, x: list[Any], __: dict[str, Any]) -> Any:
-    return x[0].clamp(*[None if bound is None else float(bound) for bound in (x[1:] + [None, None])[:2]])
+    return x[0].clamp(*[None if bound is None else float(bound) for bound in [*x[1:], None, None][:2]])
 
 
 def _reduce(name: str) -> Translate:

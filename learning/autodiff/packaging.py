@@ -22,10 +22,21 @@ ELEMENT = {
 }
 
 
+INNER = "v:"  # before every value of the model itself: its names never meet those of the interface
+
+
+def inner(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    copy = onnx.TensorProto()
+    copy.CopyFrom(tensor)
+    copy.name = INNER + tensor.name
+    return copy
+
+
 def rename(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
-    copy.input[:] = [names.get(name, name) for name in node.input]
+    copy.input[:] = [names.get(name, INNER + name) if name else "" for name in node.input]
+    copy.output[:] = [names.get(name, INNER + name) if name else "" for name in node.output]
     copy.doc_string = ""
     del copy.metadata_props[:]
     return copy
@@ -50,7 +61,7 @@ def scaling_nodes(feed: InputSpec, target: str, element: int) -> list[onnx.NodeP
             nodes.append(constant("Constant", [], [f"_x_{op_type}"], value=value))
             nodes.append(helper.make_node(op_type, [last, f"_x_{op_type}"], [f"_x_{op_type}ed"]))
             last = f"_x_{op_type}ed"
-    nodes.append(helper.make_node("Identity", [last], [target]))
+    nodes.append(helper.make_node("Identity", [last], [INNER + target]))
     return nodes
 
 
@@ -78,12 +89,12 @@ def inference_graph(
         [
             *scaling_nodes(feed, source.name, source.type.tensor_type.elem_type),
             *(rename(node, names) for node in nodes),
-            helper.make_node("Identity", [first_output.name], ["output"]),
+            helper.make_node("Identity", [INNER + first_output.name], ["output"]),
         ],
         "inference",
         inputs,
         [helper.make_empty_tensor_value_info("output")],
-        initializer=[tensor for tensor in kept if tensor.name in used],
+        initializer=[inner(tensor) for tensor in kept if tensor.name in used],
     )
     graph.output[0].type.tensor_type.elem_type = first_output.type.tensor_type.elem_type
     return finish(graph, model)

@@ -14,16 +14,18 @@ from learning.autodiff import losses
 from learning.autodiff.backward import Backward
 from learning.autodiff.errors import AutodiffError
 from learning.autodiff.graph import Graph, Tensor, prune
-from learning.autodiff.observe import Observed, default_opset, observe, to_array
-from learning.autodiff.packaging import ELEMENT, finish, inference_graph, rename, scaling_nodes
+from learning.autodiff.observe import Observed, check_model, default_opset, observe, to_array
+from learning.autodiff.packaging import ELEMENT, finish, inference_graph, inner, rename, scaling_nodes
 from learning.autodiff.parameters import Verdict, judge, select
 from learning.autodiff.rewrite import Rewritten, rewrite
 
+LABELS, WEIGHTS = "edgerig:labels", "edgerig:weights"  # until they get their final names
 OPSET_LEAST = 17  # ScatterND and ScatterElements add from 16 on, LayerNormalization comes with 17
 
 
 def modern(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model in opset 17 at least, so that every rule finds the operators it uses."""
+    check_model(model)
     if default_opset(model) >= OPSET_LEAST:
         return model
     try:
@@ -139,8 +141,8 @@ class _Builder:
         batch = self.observed.shapes[self.observed.input.name][0]
         forward = list(g.nodes)
         g.nodes = []
-        labels = Tensor("labels", g, head.label_shape(output.dims), np.dtype(head.label_dtype))
-        weights = Tensor("weights", g, (batch,), np.dtype(np.float32))
+        labels = Tensor(LABELS, g, head.label_shape(output.dims), np.dtype(head.label_dtype))
+        weights = Tensor(WEIGHTS, g, (batch,), np.dtype(np.float32))
         share = weights / g.sum(weights, [0], keep=True)
         try:
             built = head.build(g, output, labels, share, **options)
@@ -185,8 +187,13 @@ class _Builder:
             for name, shape in self.rewritten.noise.items()
         ]
         names = {v.name: f"p:{v.name}" for v in self.chosen}
+        names |= {LABELS: "labels", WEIGHTS: "weights", **{n: n for n in self.rewritten.noise}}
+        names |= {name: name for name in outputs}
         shapes = self.observed.shapes
-        inputs += [helper.make_tensor_value_info(names[n], TensorProto.FLOAT, list(shapes[n])) for n in names]
+        inputs += [
+            helper.make_tensor_value_info(f"p:{v.name}", TensorProto.FLOAT, list(shapes[v.name]))
+            for v in self.chosen
+        ]
         results = [
             helper.make_tensor_value_info(
                 o, TensorProto.FLOAT, list(shapes[o[2:]]) if o.startswith("g:") else []
@@ -194,9 +201,8 @@ class _Builder:
             for o in outputs
         ]
         renamed = [rename(node, names) for node in nodes]
-        graph = helper.make_graph(
-            [*prefix, *renamed], "training", inputs, results, initializer=self.graph.initializers(used)
-        )
+        constants = [inner(tensor) for tensor in self.graph.initializers(used)]
+        graph = helper.make_graph([*prefix, *renamed], "training", inputs, results, initializer=constants)
         return finish(graph, self.observed.model)
 
 

@@ -249,6 +249,7 @@ def test_a_version_too_large_for_a_line_is_no_lost_update_but_an_unknown() -> No
     assert METRICS["updates_lost"](record) is None
     assert [lapse.what for lapse in record.lapses] == ["history_truncated"]
     assert answer(record, "updates_conserved")[0] == "unknown"
+    assert answer(record, "versions_gapless") == ("unknown", "missing: 2")
     assert answer(record, "history_whole")[0] == "fail"
 
 

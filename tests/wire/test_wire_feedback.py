@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -192,3 +194,20 @@ def test_scales_for_no_feedback_are_never_mixed_with_feedback() -> None:
     chain = make_chain(CodecSpec(rotate="hadamard", quantize="eden", bits=2), feedback=False)
     with pytest.raises(CodecError, match="spec"):
         ErrorFeedback(N).encode("t", delta_of(1), chain, seed=1)
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "vectors"), [(uplink_spec(0.01, "int8"), 0.5), (uplink_spec(None, "int8"), 2.1)], ids=str
+)
+def test_encoding_takes_little_memory_beside_the_residual(spec: CodecSpec, vectors: float) -> None:
+    """The agent lives on 120 MB: a sparse chain makes no temporary of the vector's size, a dense one two."""
+    n = 1_663_370
+    feedback, chain, delta = ErrorFeedback(n), make_chain(spec), delta_of(1, n)
+    tracemalloc.start()
+    feedback.encode("t", delta, chain, seed=1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < vectors * 4 * n

@@ -34,14 +34,14 @@ class Place(Protocol):
 
 PLACES: Registry[Place] = Registry("position code")
 
-# What `entropy:` in a topology tries: (packings of streams, codes of positions). The smallest wins, per
-# update.
+# What `entropy:` in a topology tries: (packings of streams, codes of positions). The smallest wins, per update.
+# `turned` without a matrix worth turning is `binned`, so the latter need not be tried by itself.
 CHOICES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "none": (("raw",), ("gaps",)),
-    "zstd": (("raw", "zstd", "huffman"), ("gaps", "binned", "turned")),
+    "zstd": (("raw", "zstd", "huffman"), ("gaps", "turned")),
     "golomb": (("raw",), ("rice",)),
     "lossless": (("raw", "planes"), ("gaps",)),
-    "smallest": (("raw", "zstd", "huffman", "planes"), ("gaps", "binned", "turned", "rice")),
+    "smallest": (("raw", "zstd", "huffman", "planes"), ("gaps", "turned", "rice")),
 }
 
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from wire.codecs.arrays import Bytes
 from wire.codecs.entropy.base import PACKINGS
-from wire.codecs.entropy.huffman import Huffman
 from wire.codecs.errors import CodecError
 from wire.codecs.payload import STREAM, smallest
 
 SAMPLE_BYTES = 8_192
+RAW = 0
 WORTH = 0.97  # a sample that packs to more than this share of itself is noise
 
 
@@ -26,10 +26,10 @@ class Planes:
         if width < 2 or not len(data):
             return None
         octets = np.frombuffer(data, np.uint8).reshape(-1, width)
-        parts = [bytes([width])]
+        parts: list[Bytes] = [bytes([width])]
         for plane in range(width):
             code, packed = pack_plane(np.ascontiguousarray(octets[:, plane]).data)
-            parts += [STREAM.pack(code, len(packed)), bytes(packed)]
+            parts += [STREAM.pack(code, len(packed)), packed]
         return b"".join(parts)
 
     def unpack(self, packed: memoryview, size_max: int) -> bytes:
@@ -52,12 +52,12 @@ class Planes:
 
 
 def pack_plane(plane: memoryview) -> tuple[int, Bytes]:
-    """Code and bytes of one plane: raw when a sample from its middle does not pack."""
+    """Code and bytes of one plane. Of a long one a sample from its middle says which packing to run over it."""
     packings = [PACKINGS.named(name) for name in ("raw", "huffman", "zstd")]
-    middle = max(0, (len(plane) - SAMPLE_BYTES) // 2)
-    sample = plane[middle : middle + SAMPLE_BYTES]
-    if len(plane) > 4 * SAMPLE_BYTES and len(Huffman().pack(sample, 1)) > WORTH * len(sample):
-        packings = packings[:1]
+    if len(plane) > 4 * SAMPLE_BYTES:
+        middle = (len(plane) - SAMPLE_BYTES) // 2
+        code, packed = smallest(packings, plane[middle : middle + SAMPLE_BYTES], 1)
+        packings = [PACKINGS.coded(code if len(packed) < WORTH * SAMPLE_BYTES else RAW), PACKINGS.coded(RAW)]
     return smallest(packings, plane, 1)
 
 

@@ -11,8 +11,8 @@ class Raw:
     name = "raw"
     code = 0
 
-    def pack(self, data: Bytes, width: int) -> bytes:
-        return bytes(data)
+    def pack(self, data: Bytes, width: int) -> Bytes:
+        return data
 
     def unpack(self, packed: memoryview, size_max: int) -> memoryview:
         if len(packed) > size_max:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wire.codecs.arrays import Float32
+from wire.codecs.arrays import BLOCK, Float32
 from wire.codecs.errors import CodecError
 from wire.codecs.payload import Reader, Writer
 
@@ -26,22 +27,34 @@ def scales_of(values: Float32, block: int, levels: int) -> Float32:
     return scales
 
 
+def pieces(block: int, count: int) -> Iterator[tuple[slice, slice]]:
+    """(values, their scales) piece by piece, whole blocks in each, so that no temporary has the vector's length."""
+    if not block or block >= count:  # one scale; and a declared block is never a size to allocate
+        for start in range(0, count, BLOCK):
+            yield slice(start, min(count, start + BLOCK)), slice(0, 1)
+        return
+    blocks = max(1, BLOCK // block)
+    for first in range(0, -(-count // block), blocks):
+        yield slice(first * block, min(count, (first + blocks) * block)), slice(first, first + blocks)
+
+
 def spread(scales: Float32, block: int, count: int) -> Float32:
-    """The scale of each value; one number when all share it."""
-    if not block or block >= count:  # a declared block is never a size to allocate
-        return scales
-    return np.repeat(scales, block)[:count]
+    """The scale of each of `count` values that begin a block; one number when all share it."""
+    return scales if scales.size == 1 else np.repeat(scales, block)[:count]
 
 
 def round_stochastically(
     values: Float32, scales: Float32, block: int, levels: int, rng: np.random.Generator
 ) -> NDArray[np.int8]:
     """floor(value / scale + uniform[0, 1)): right on average, so that rounding errors cancel over devices."""
-    divisor = spread(np.where(scales > 0, scales, np.float32(1)), block, values.size)
-    steps = values / divisor
-    steps += rng.random(values.size, dtype=np.float32)
-    np.floor(steps, out=steps)
-    return np.clip(steps, -levels, levels, out=steps).astype(np.int8)
+    divisors = np.where(scales > 0, scales, np.float32(1))
+    rounded = np.empty(values.size, np.int8)
+    for piece, own in pieces(block, values.size):
+        steps = values[piece] / spread(divisors[own], block, piece.stop - piece.start)
+        steps += rng.random(steps.size, dtype=np.float32)
+        np.floor(steps, out=steps)
+        rounded[piece] = np.clip(steps, -levels, levels, out=steps)
+    return rounded
 
 
 def write_scales(writer: Writer, scales: Float32, block: int) -> None:
@@ -61,6 +74,7 @@ def read_scales(reader: Reader, count: int) -> tuple[Float32, int]:
 
 def descale(steps: NDArray[np.int8], scales: Float32, block: int) -> Float32:
     values = steps.astype(np.float32)
-    with np.errstate(over="ignore"):
-        values *= spread(scales, block, steps.size)
+    with np.errstate(over="ignore"):  # the chain refuses what is not finite
+        for piece, own in pieces(block, steps.size):
+            values[piece] *= spread(scales[own], block, piece.stop - piece.start)
     return values

@@ -124,6 +124,7 @@ class CoordinatorCore:
         since = state.phase_since
         match state.phase:
             case RunPhase.GATHERING:
+                yield max(state.waiting_recorded, since) + config.waiting_every_s
                 yield since + config.start_timeout_s
                 yield since + 2 * config.start_timeout_s
             case RunPhase.COLLECTING:
@@ -131,6 +132,7 @@ class CoordinatorCore:
             case RunPhase.EVALUATING:
                 yield since + config.evaluation_wait_s
             case RunPhase.FINISHING:
+                yield state.goodbye_from
                 yield since + config.finish_wait_s
 
     def _collecting_moments(self) -> Iterator[float]:

@@ -118,6 +118,8 @@ class BrokerLink:
                 raise self._unreachable(last)
             self._wait(delay_s)
             delay_s = min(delay_s * 2, 5.0)
+        if stopping():
+            return
         self._client.loop_start()
         self._await_connack(stopping)
 

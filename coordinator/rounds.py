@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from coordinator import actions as a
 from coordinator import tasks, uploads
 from coordinator.policies import Close, Extend, Fail, Replace, RoundView, Wait
@@ -10,6 +12,15 @@ from coordinator.state import UNDER_WAY, Agent, Round, Task, TaskState
 from coordinator.turn import Turn
 
 S = TaskState
+
+
+class Awaited(NamedTuple):
+    """Whom we wait for: for how long already, and for how long at most from now."""
+
+    agent: str
+    phase: str
+    since_s: float
+    until_s: float
 
 
 def free_agents(turn: Turn) -> list[Agent]:
@@ -204,18 +215,24 @@ def record_waiting(turn: Turn) -> None:
     state.waiting_recorded = turn.now
     if not owing:
         return
-    turn.record(
-        "waiting",
-        round=round_.number,
-        **{
-            "for": [
-                {
-                    "agent": task.agent,
-                    "phase": task.phase if state.agents[task.agent].online else "away",
-                    "since_s": round(turn.now - task.phase_since, 1),
-                    "until_s": round(round_.deadline - turn.now, 1),
-                }
-                for task in owing
-            ]
-        },
+    record_waiting_for(
+        turn,
+        round_.number,
+        [
+            Awaited(
+                task.agent,
+                task.phase if state.agents[task.agent].online else "away",
+                turn.now - task.phase_since,
+                round_.deadline - turn.now,
+            )
+            for task in owing
+        ],
     )
+
+
+def record_waiting_for(turn: Turn, number: int, awaited: list[Awaited]) -> None:
+    described = [
+        {"agent": x.agent, "phase": x.phase, "since_s": round(x.since_s, 1), "until_s": round(x.until_s, 1)}
+        for x in awaited
+    ]
+    turn.record("waiting", round=number, **{"for": described})

@@ -63,10 +63,29 @@ def _gather(turn: Turn) -> None:
             f"only {len(free)} of the {policy.quorum} agents that a round needs were there "
             f"after {turn.now - state.phase_since:.0f} s; missing: {', '.join(_absent(turn))[:300]}",
         )
+    else:
+        _record_absent(turn)
 
 
 def _absent(turn: Turn) -> list[str]:
     return sorted(agent.name for agent in turn.state.agents.values() if not agent.online)
+
+
+def _record_absent(turn: Turn) -> None:
+    """Who has not come yet, since when we wait, and how long we still do."""
+    state, config = turn.state, turn.config
+    if turn.now < max(state.waiting_recorded, state.phase_since) + config.waiting_every_s:
+        return
+    state.waiting_recorded = turn.now
+    left = state.phase_since + 2 * config.start_timeout_s - turn.now
+    rounds.record_waiting_for(
+        turn,
+        state.rounds_done + 1,
+        [
+            rounds.Awaited(name, "absent", turn.now - state.agents[name].away_since, left)
+            for name in _absent(turn)
+        ],
+    )
 
 
 # --- commit and evaluate ------------------------------------------------------------------------------------------
@@ -204,7 +223,7 @@ def _say_goodbye(turn: Turn) -> None:
     unwritten = any(task.state is S.RECEIVED for task in state.tasks.values())
     gone = not any(agent.announced for agent in state.agents.values())
     late = turn.now >= state.phase_since + turn.config.finish_wait_s
-    if unwritten or not (gone or late):
+    if unwritten or turn.now < state.goodbye_from or not (gone or late):
         return
     enter(turn, RunPhase.DONE)
     turn.emit(a.Stop(ok=state.finish_reason != "failed", reason=state.finish_reason))
@@ -231,6 +250,7 @@ def started(turn: Turn, event: e.Started) -> None:
     turn.emit(a.PublishVersion(version=state.version, round=state.rounds_done))
     if state.finish_reason:
         reason, state.finish_reason = state.finish_reason, ""
+        state.goodbye_from = now + turn.config.drop_after_s
         finish(turn, reason)
         return
     _settle_orphans(turn)

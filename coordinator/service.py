@@ -84,6 +84,7 @@ class Service:
     def run(self, *, resumed: bool) -> a.Stop | None:
         """Until the run ends (its Stop) or somebody asks us to stop (None). Raises EnvironmentFault."""
         try:
+            self._touch()
             self._turn([e.Started(resumed=resumed)])
             self._link.start(lambda: self._stopping)
             while self._result is None and not self._stopping:

@@ -147,7 +147,10 @@ def make_service(options: Options) -> Ready:
     except OSError as error:
         raise EnvironmentFault(f"the history cannot be written: {error}") from error
     inbox = Inbox()
-    link = BrokerLink(_address(options, files), config.run, writer.boot, inbox)
+    try:
+        link = BrokerLink(_address(options, files), config.run, writer.boot, inbox)
+    except OSError as error:  # ssl's errors are among them
+        raise EnvironmentFault(f"{files.ca_file} is no certificate: {error}", hint=PREPARE) from error
     service = _assemble(options, files, config, journal, model, writer, inbox, link, evaluator)
     return Ready(service, resumed)
 

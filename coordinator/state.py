@@ -197,6 +197,7 @@ class CoordinatorState:
     target_met: bool = False
     waiting_recorded: float = float("-inf")
     finish_reason: str = ""
+    goodbye_from: float = float("-inf")  # after a restart: nobody has had the time to say hello before
 
     @property
     def granted_bytes(self) -> int:

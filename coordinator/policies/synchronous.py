@@ -9,8 +9,8 @@ A round asks `ceil(cohort * over_select)` agents and closes
 
 Without a quorum at the deadline it waits on, one more deadline at a time, at most `extensions_max` times; then the
 run has failed: a round never closes with less than its quorum, and never waits for ever.
-While a round lacks agents (some failed, or were away when it opened), free ones are given a task, if enough of the
-deadline is left to make it.
+A round that lacks agents (some failed, or were away when it opened) gives free ones a task, if enough of the deadline
+is left to make it, and if that holds up nobody: either no update is in yet, or without them there would be no quorum.
 """
 
 from __future__ import annotations
@@ -46,12 +46,18 @@ class Synchronous:
             return Close("complete")
         if now >= view.deadline:
             return self._past_deadline(view, now)
-        lacking = min(view.target - view.mergeable - view.expected, view.spare)
+        lacking = self._lacking(view)
         if lacking > 0 and view.deadline - now >= self._replace_share * view.deadline_s:
             return Replace(lacking)
         if view.expected == 0 and view.mergeable >= view.quorum:
             return Close("absent")
         return Wait(view.deadline)
+
+    @staticmethod
+    def _lacking(view: RoundView) -> int:
+        young = view.mergeable == 0
+        wanted = view.target if young else view.quorum
+        return min(wanted - view.mergeable - view.expected, view.spare)
 
     def _past_deadline(self, view: RoundView, now: float) -> Decision:
         if view.mergeable >= view.quorum:

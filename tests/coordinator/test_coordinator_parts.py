@@ -258,9 +258,12 @@ def view(**changes: object) -> RoundView:
         (view(mergeable=7, expected=3), 100.0, Close("deadline")),
         (view(mergeable=6, expected=4), 100.0, Extend(160.0)),
         (view(mergeable=6, expected=4, extensions=3, receiving=1), 100.0, Wait(101.0)),
-        (view(mergeable=5, expected=2, spare=9), 50.0, Replace(3)),
-        (view(mergeable=5, expected=2, spare=1), 50.0, Replace(1)),
-        (view(mergeable=8, expected=0, spare=1), 90.0, Close("absent")),
+        (view(expected=7, spare=9), 50.0, Replace(3)),
+        (view(expected=7, spare=1), 50.0, Replace(1)),
+        (view(expected=7, spare=1), 90.0, Wait(100.0)),
+        (view(mergeable=5, expected=1, spare=9), 50.0, Replace(1)),
+        (view(mergeable=5, expected=2, spare=9), 50.0, Wait(100.0)),
+        (view(mergeable=8, expected=0, spare=1), 50.0, Close("absent")),
     ],
 )
 def test_what_the_synchronous_policy_decides(seen: RoundView, now: float, decision: object) -> None:

@@ -183,11 +183,47 @@ def test_a_healed_agent_joins_the_round_that_opened_without_it() -> None:
     stage.wait(6)
     stage.give("d-0")
     stage.give("d-1")
+    stage.wait(6)
     assert stage.core.state.round is not None
     assert stage.core.state.round.number == 2
     back = stage.hello("d-2", boot="b2")
     (task,) = of(back, a.SendTask)
     assert (task.agent, task.round, task.version) == ("d-2", 2, 1)
+
+
+def test_a_healed_agent_does_not_hold_up_a_round_that_can_do_without_it() -> None:
+    stage = Stage(policy={"quorum": 0.6})
+    stage.everybody()
+    stage.offline("d-2")
+    stage.wait(6)
+    stage.give("d-0")
+    stage.give("d-1")
+    stage.give("d-0")
+    back = stage.hello("d-2", boot="b2")
+    assert not of(back, a.SendTask, agent="d-2")
+    assert of(stage.give("d-1"), a.CommitVersion, round=2)
+
+
+def test_a_restart_while_everybody_goes_waits_for_those_who_are_still_there() -> None:
+    config = make_config(2)
+    state = fresh_state(config)
+    state.finish_reason = "rounds"
+    core = CoordinatorCore(config, state)
+    assert not of(core.handle(e.Started(resumed=True), 10.0), a.Stop)
+    core.handle(e.Connected(), 11.0)
+    asked = core.handle(e.MessageArrived(agent="d-0", message=m.Hello(boot="b1")), 12.0)
+    assert sent(asked, m.Finish, "d-0")
+    assert not of(core.handle(e.Tick(), core.next_wakeup(12.0)), a.Stop)
+    gone = core.handle(e.MessageArrived(agent="d-0", message=m.Status(online=False, boot="b1")), 16.0)
+    assert of(gone, a.Stop)
+
+
+def test_gathering_says_whom_it_waits_for() -> None:
+    stage = Stage(start_timeout_s=60.0)
+    stage.hello("d-1")
+    waits = recorded(stage.wait(11.0), "waiting")
+    assert [[x["agent"] for x in wait["for"]] for wait in waits] == [["d-0", "d-2"]] * 2
+    assert waits[0]["for"][0] == {"agent": "d-0", "phase": "absent", "since_s": 5.0, "until_s": 115.0}
 
 
 def test_a_broken_last_will_of_an_old_boot_is_no_news() -> None:

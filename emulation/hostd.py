@@ -74,14 +74,15 @@ class Hostd:
         try:
             self._record_probe(host, self._backend.start())
             self._docker.watch()
-            if self._undo.open_entries:
+            taking_over = bool(self._undo.open_entries)
+            if taking_over:
                 self._take_over()
             else:
                 self._await_containers()
             if self._stopped():
                 reason = "stopped"
                 return
-            if not self._pending:
+            if not taking_over:
                 self._bringup.all_at_once()
             self._runner.arm(self._faults.armed)
             devices, wall_s = len(self._plan.devices), round(time.monotonic() - began, 3)
@@ -123,6 +124,7 @@ class Hostd:
                     "lapse", what="hostd_absent", node=str(entry.get("device", "")), detail=detail
                 )
                 self._undo.done(number)
+        self._note(self._fleet.refresh())
 
     def _await_containers(self) -> None:
         deadline = time.monotonic() + self._plan.start_timeout_s

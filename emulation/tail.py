@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from history.events import Event
 
 READ_BYTES = 1 << 20  # per turn; the coordinator writes some kB a second
-LINE_BYTES_MAX = 1 << 17  # twice history.writer.EVENT_BYTES_MAX: a longer line is not ours
-
-_ENVELOPE = ("node", "boot", "seq", "mono_s", "wall_s", "event")
+LINE_BYTES_MAX = 1 << 19  # twice history.writer.EVENT_BYTES_MAX: a longer line is not ours
 
 
 class Tail:
@@ -40,8 +37,9 @@ class Tail:
 def _decode(line: bytes) -> Event | None:
     """A line that is no event (cut short by a kill) is skipped, as every reader of the history does."""
     try:
-        record: dict[str, Any] = msgspec.json.decode(line)
-        fields = {key: value for key, value in record.items() if key not in _ENVELOPE}
-        return Event(**{key: record[key] for key in _ENVELOPE}, fields=fields)
-    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+        return _decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+_decoder = msgspec.json.Decoder(Event)

@@ -39,7 +39,7 @@ def test_tbf_argv_has_every_parameter_in_bits_and_bytes() -> None:
             "rate",
             "1000000bit",
             "burst",
-            "1540b",
+            "2040b",
             "limit",
             "25000b",
         ]
@@ -49,10 +49,10 @@ def test_tbf_argv_has_every_parameter_in_bits_and_bytes() -> None:
 @pytest.mark.parametrize(
     ("rate", "burst", "limit"),
     [
-        (18_000, 1540, 3028),
-        (200_000, 1540, 5000),
-        (30_000_000, 15_000, 750_000),
-        (200_000_000, 100_000, 5_000_000),
+        (18_000, 1549, 3028),
+        (200_000, 1640, 5000),
+        (30_000_000, 16_540, 750_000),
+        (200_000_000, 101_540, 5_000_000),
     ],
 )
 def test_burst_and_limit(rate: int, burst: int, limit: int) -> None:
@@ -82,7 +82,7 @@ def test_netem_argvs() -> None:
     assert [" ".join(argv) for argv in shape_argvs("eth0", FIELD)] == [
         f"tc qdisc replace dev eth0 root handle 1: netem limit {limit_packets(FIELD)} delay 80000us 20000us "
         "distribution normal rate 1000000000000bit loss random 1%",
-        "tc qdisc replace dev eth0 parent 1:1 handle 10: tbf rate 1000000bit burst 1540b limit 25000b",
+        "tc qdisc replace dev eth0 parent 1:1 handle 10: tbf rate 1000000bit burst 2040b limit 25000b",
     ]
 
 

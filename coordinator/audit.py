@@ -30,7 +30,7 @@ from coordinator import merge
 from coordinator.journal import as_vector, connect, sha256_of
 from coordinator.schema import JOURNAL_SCHEMA
 from history.events import Event
-from history.reader import read_history
+from history.reader import Defect, read_history
 from topology.plan import load_plan
 from wire.codecs import CodecError
 from wire.codecs import model as versions
@@ -180,6 +180,14 @@ class Audit:
 
     # --- the witnesses ---------------------------------------------------------------------------------------
 
+    def check_witnesses(self, defects: list[Defect]) -> None:
+        """A history that cannot be read bears no witness. A line that a kill cut off is no defect of the run."""
+        for defect in defects:
+            if defect.kind != "cut":
+                self.note(
+                    f"the history of {defect.node or 'nobody'} has {defect.count} {defect.kind}: {defect.detail}"
+                )
+
     def check_history(self, events: list[Event]) -> int:
         """Returns how many acks were compared."""
         known = {
@@ -251,7 +259,9 @@ def _audit(root: Path, work: Audit) -> AuditResult:
     work.check_outcomes()
     work.check_merges()
     work.check_versions()
-    acked = work.check_history(list(read_history(root).events))
+    history = read_history(root)
+    work.check_witnesses(history.defects)
+    acked = work.check_history(history.events)
     return AuditResult(
         ok=not work.problems,
         versions=work.recomputed,

@@ -151,6 +151,16 @@ def test_an_ack_that_the_journal_does_not_have(root: Path) -> None:
     assert audit(root).problems == ("d-0 saw its update of r7-t999 acked, the journal has none",)
 
 
+@pytest.mark.parametrize("node", ["coordinator", "d-1"])
+def test_a_history_that_cannot_be_read_bears_no_witness(root: Path, node: str) -> None:
+    path = root / "nodes" / node / "history.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], *lines[5:]]))
+    assert any(f"the history of {node} has 2 gap" in problem for problem in audit(root).problems)
+    path.write_bytes(b"".join([*lines[:3], b"{}\n", *lines[3:]]))
+    assert any(f"the history of {node} has 1 malformed" in problem for problem in audit(root).problems)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"junk" * 500])
 def test_what_cannot_be_read_is_a_problem_and_no_traceback(root: Path, content: bytes | None) -> None:
     path = root / "nodes" / "coordinator" / "journal.sqlite"

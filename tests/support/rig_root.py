@@ -97,7 +97,8 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     events = []
     for line in path.read_bytes().splitlines():
         try:
-            events.append(msgspec.json.decode(line, type=dict[str, Any]))
+            record = msgspec.json.decode(line, type=dict[str, Any])
         except msgspec.DecodeError:
             continue
+        events.append(record | record.get("fields", {}))
     return events

@@ -31,7 +31,7 @@ from wire.codecs.payload import Writer
 Vector = NDArray[np.float32]
 Figures = dict[str, Any]
 
-REPEATS = 7
+REPEATS = 21
 ROTATIONS = 20
 MB = 1e6
 PAPER = {
@@ -72,7 +72,15 @@ def speeds(vector: Vector, chain: Chain, layers: Sequence[Layer] = ()) -> Figure
 
 
 def sparse(name: str) -> Figures:
-    """One of the recorded chains."""
+    """One of the recorded chains: sizes, speeds, and the same on uniform positions."""
+    recording, chain = load(name), make_chain(CHAINS[name])
+    layers = layers_of(recording.shapes)
+    fast = speeds(restore(recording.updates[-1], recording.n), chain, layers)
+    return sizes(name) | fast | uniform(name, chain, recording)
+
+
+def sizes(name: str) -> Figures:
+    """Ratio and error over all recorded updates of a chain, and its positions beside zstd-3 on gap bytes."""
     recording, chain = load(name), make_chain(CHAINS[name])
     layers = layers_of(recording.shapes)
     payload_bytes, errors, against_gaps = 0, [], []
@@ -87,10 +95,11 @@ def sparse(name: str) -> Figures:
         errors.append(lost / update.energy)
         plain = len(zstandard.ZstdCompressor(level=3).compress(gap_bytes(sent.positions).data))
         against_gaps.append(places_bytes(chain, sent.positions, recording.n, layers) / plain)
-    figures: Figures = {"ratio": 4 * recording.n * len(recording.updates) / payload_bytes}
-    figures |= speeds(restore(recording.updates[-1], recording.n), chain, layers)
-    figures |= {"nmse": float(np.mean(errors)), "positions_to_zstd3_gaps_max": max(against_gaps)}
-    return figures | uniform(name, chain, recording)
+    return {
+        "ratio": 4 * recording.n * len(recording.updates) / payload_bytes,
+        "nmse": float(np.mean(errors)),
+        "positions_to_zstd3_gaps_max": max(against_gaps),
+    }
 
 
 def places_bytes(chain: Chain, positions: Positions, n: int, layers: Sequence[Layer]) -> int:

@@ -64,6 +64,12 @@ class Chain:
         """
         body = vector_of(vector)
         require_finite(body)
+        return self.encode_finite(body, seed=seed, bypass=bypass, layers=layers)
+
+    def encode_finite(
+        self, body: Float32, *, seed: bytes | int, bypass: Sequence[slice] = (), layers: Sequence[Layer] = ()
+    ) -> bytes:
+        """The same for a float32 vector that the caller has checked: reading it twice more is a tenth of the time."""
         runs = checked_runs(bypass, body.size)
         front = Writer(self._packings)
         if runs:

@@ -112,7 +112,7 @@ class ErrorFeedback:
             delta = self._velocity * np.float32(self.momentum) + delta
         self._residual += delta
         try:
-            payload = chain.encode(self._residual, seed=seed, bypass=bypass, layers=layers)
+            payload = chain.encode_finite(self._residual, seed=seed, bypass=bypass, layers=layers)
             sent = decode(payload, n=self.n, limits=self._limits)
         except CodecError:
             self._residual -= delta

@@ -77,7 +77,7 @@ def measure_shares(
     """
     watches = {name: _Watch(group) for name, (group, _) in groups.items()}
     busy_began, used_began, wall_began = _host_busy_s(), _used_s(groups), time.monotonic()
-    with _burners(groups):
+    with burners(groups):
         start = time.monotonic() + WARM_UP_S
         end = start + seconds
         while time.monotonic() < end + OVERTIME_S and any(watch.ended is None for watch in watches.values()):
@@ -115,8 +115,8 @@ def _share(watch: _Watch, requested: float, others_cores: float) -> CpuShare:
 
 
 @contextmanager
-def _burners(groups: Mapping[str, tuple[Cgroup, float]]) -> Iterator[None]:
-    """As many burners per group as it has cores, rounded up; all are gone when this returns."""
+def burners(groups: Mapping[str, tuple[Cgroup, float]]) -> Iterator[None]:
+    """As many burners per group as it has cores, rounded up, while the block runs; then all are gone."""
     running: list[subprocess.Popen[bytes]] = []
     try:
         for group, cores in groups.values():

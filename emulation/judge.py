@@ -21,6 +21,7 @@ class Effective:
     jitter_s: float | None = None
     loss: float | None = None
     offered_bit_s: float | None = None
+    queue_s: float | None = None  # what packets waited before the shaper under overload
     delay_p99_s: float | None = None
     probes: int = 0
     packets: int = 0
@@ -55,6 +56,7 @@ class Verified:
                 "delay_s": _rounded(got.delay_s),
                 "delay_p99_s": _rounded(got.delay_p99_s),
                 "jitter_s": _rounded(got.jitter_s),
+                "queue_s": _rounded(got.queue_s),
                 "loss": _rounded(got.loss),
                 "packets": got.packets,
                 "dropped": got.dropped,

@@ -66,7 +66,8 @@ class _Flow:
     delays_s: list[float] = field(default_factory=list)
     arrivals: list[tuple[float, int]] = field(
         default_factory=list
-    )  # (arrival, frame bytes) of the rate's packets
+    )  # when, frame bytes: of the rate's packets
+    waits_s: list[float] = field(default_factory=list)  # how long each of those was on its way
     offered_bit_s: float | None = None  # what the rate's sender really offered
     sequence: int = 0
 
@@ -242,6 +243,7 @@ def _drain(flow: _Flow) -> None:
             flow.delays_s.append(now - sent)
         else:
             flow.arrivals.append((now, len(data) + HEADER_BYTES))
+            flow.waits_s.append(now - sent)
 
 
 # --- rate --------------------------------------------------------------------------------------------------
@@ -316,11 +318,13 @@ def _effective(flow: _Flow, packets: int, dropped: int) -> Effective:
         if rate is not None and flow.shape.loss < 1:
             rate /= 1 - flow.shape.loss  # the shaper let these through; they were lost behind it
     delays = sorted(flow.delays_s)
+    full = flow.waits_s[-max(1, len(flow.waits_s) // 4) :]  # by then the overload has filled the queue
     return Effective(
         rate_bit_s=rate,
         delay_s=statistics.median(delays) if delays else None,
         jitter_s=statistics.stdev(delays) if len(delays) > 1 else None,
         offered_bit_s=flow.offered_bit_s,
+        queue_s=statistics.median(full) - statistics.median(delays) if full and delays else None,
         delay_p99_s=delays[min(len(delays) - 1, int(0.99 * len(delays)))] if delays else None,
         probes=len(delays),
         loss=dropped / packets if packets else None,

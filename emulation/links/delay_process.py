@@ -19,8 +19,8 @@ import signal
 import socket
 import struct
 import sys
-import time
 from dataclasses import asdict
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -69,16 +69,17 @@ class QueueLine:
         self.handle, self.queue, self.line = handle, queue, line
 
     def read(self) -> None:
-        receive, arrive, queue = self.handle.recv, self.line.arrive, self.queue
+        """Take what has arrived; one message is one packet, whose id is at a fixed place."""
+        receive, arrive, send, queue = self.handle.recv, self.line.arrive, self.handle.send, self.queue
         for _ in range(READS_PER_TURN):
             try:
                 data = receive(nfnetlink.READ_BYTES)
             except BlockingIOError:
                 return
-            now = time.monotonic()
-            for packet in nfnetlink.packet_ids(data):
-                if not arrive(packet, now):
-                    self.handle.send(nfnetlink.verdict(queue, packet, nfnetlink.VERDICT_DROP))
+            if data[4:6] == nfnetlink.PACKET_TYPE_BYTES:
+                packet = int.from_bytes(data[24:28], "big")
+                if not arrive(packet, monotonic()):
+                    send(nfnetlink.verdict(queue, packet, nfnetlink.VERDICT_DROP))
 
     def release(self, now: float) -> None:
         last = self.line.release(now)
@@ -112,7 +113,7 @@ class DelayProcess:
                         return
                 elif descriptor in self._by_descriptor:
                     self._by_descriptor[descriptor].read()
-            now = time.monotonic()
+            now = monotonic()
             earliest: float | None = None
             for entry in self._lines.values():
                 due = entry.line.next_due_s

@@ -31,6 +31,7 @@ READ_BYTES = 8192  # one message per packet, metadata only: about 150 bytes
 ANSWER_WAIT_S = 5.0
 
 _PACKET_TYPE = SUBSYSTEM_QUEUE << 8 | MESSAGE_PACKET
+PACKET_TYPE_BYTES = struct.pack("=H", _PACKET_TYPE)  # what a packet's message has at offset 4
 
 
 class QueueError(RuntimeError):

@@ -1,7 +1,8 @@
 """The vocabulary of the history: one line of JSON per event, the same for every producer.
 
 Envelope (written by `history.writer.HistoryWriter`): `node`, `boot`, `seq` (from 0 per boot), `mono_s`
-(CLOCK_MONOTONIC; comparable between processes of one host), `wall_s` (Unix time), `event`, and the fields below.
+(CLOCK_MONOTONIC; comparable between processes of one host), `wall_s` (Unix time), `event`, and `fields`, an object with
+what is listed below, so that a field may be named like a key of the envelope.
 Readers ignore fields they do not know and never guess missing ones. Times in seconds, sizes in bytes, rates in bit/s.
 
 coordinator

@@ -3,10 +3,6 @@
 A producer can be killed between any two bytes, and a device can write whatever it likes into its own
 folder. So a cut line is skipped and counted, a line is read only up to its limit, links and pipes are not
 opened, and the node of an event is the folder it lies in, whatever the line claims.
-
-Envelope and fields share one JSON object, and some events have a field of the same name as an envelope key
-(`node`, `boot`, `wall_s`); then the line holds the field. `_split` tells them apart: the producer is known
-from the folder, its boot from its other lines, and Unix times are never durations.
 """
 
 from __future__ import annotations
@@ -31,19 +27,6 @@ POLL_BYTES_MAX = 4 << 20  # of one file in one poll: a producer that floods does
 FILE_BYTES_MAX = 512 << 20  # a day of a busy coordinator is about 100 MB
 PRODUCERS_MAX = 4_096
 MONO_S_MAX = 1e10  # 300 years of uptime; a device's clock beyond it is no clock
-WALL_S_MIN = 1e8  # Unix times are above (1973), durations below (three years)
-
-_ENVELOPE = ("node", "boot", "seq", "mono_s", "wall_s", "event")
-# Events with a field named like an envelope key (history.events).
-_BOOT_FIELDS = {
-    "agent_online",
-    "agent_offline",
-    "hello",
-    "container_started",
-    "container_died",
-    "link_verified",
-}
-_NODE_FIELDS = {"container_started", "container_died", "gate_opened", "lapse"}
 
 
 class Defect(Struct, frozen=True, kw_only=True):
@@ -73,9 +56,7 @@ class _Boot:
     """The producer's boot that the reader is in."""
 
     name: str = ""
-    named: bool = False  # false while every line so far had a field in the place of its boot
     seq: int = -1
-    wall_offset_s: float | None = None  # wall clock minus monotonic clock
 
 
 class Tail:
@@ -174,60 +155,36 @@ class Tail:
 
     def _event(self, line: bytes) -> Event | None:
         try:
-            record = msgspec.json.decode(line)
+            event = _decoder.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        if not isinstance(record, dict) or not _plausible(record):
+        if not _plausible(event):
             return None
-        self._enter(record)
-        return self._split(record)
+        self._enter(event)
+        return event if event.node == self.node else msgspec.structs.replace(event, node=self.node)
 
-    def _enter(self, record: dict[str, object]) -> None:
+    def _enter(self, event: Event) -> None:
         """Follow the producer's boots and find what is missing between two of its lines."""
-        seq, boot = int(record["seq"]), str(record["boot"])  # type: ignore[call-overload]
-        owns_boot = record["event"] not in _BOOT_FIELDS
         current = self._boot
-        if seq <= current.seq or (owns_boot and current.named and boot != current.name):
+        if event.seq <= current.seq or (current.seq >= 0 and event.boot != current.name):
             if self._torn:
                 self._cut()
             current = self._boot = _Boot()
-        if owns_boot and not current.named:
-            current.name, current.named = boot, True
-        missing = seq - current.seq - 1
+        current.name = event.boot
+        missing = event.seq - current.seq - 1
         if missing > 0:
-            detail = f"{missing} events before seq {seq} are missing"
-            mono_s = float(record["mono_s"])  # type: ignore[arg-type]
+            detail = f"{missing} events before seq {event.seq} are missing"
             self.defects.append(
                 Defect(
-                    kind="gap", node=self.node, boot=current.name, count=missing, detail=detail, mono_s=mono_s
+                    kind="gap",
+                    node=self.node,
+                    boot=current.name,
+                    count=missing,
+                    detail=detail,
+                    mono_s=event.mono_s,
                 )
             )
-        current.seq = seq
-
-    def _split(self, record: dict[str, object]) -> Event:
-        """Envelope and fields apart, whatever of the envelope a field has taken the place of."""
-        current, name = self._boot, str(record["event"])
-        fields = {key: value for key, value in record.items() if key not in _ENVELOPE}
-        mono_s, wall_s = float(record["mono_s"]), float(record["wall_s"])  # type: ignore[arg-type]
-        if name in _NODE_FIELDS or record["node"] != self.node:
-            fields["node"] = record["node"]
-        if name in _BOOT_FIELDS and (not current.named or record["boot"] != current.name):
-            fields["boot"] = record["boot"]
-        if wall_s >= WALL_S_MIN:
-            current.wall_offset_s = wall_s - mono_s
-        else:
-            fields["wall_s"] = wall_s
-            wall_s = mono_s + current.wall_offset_s if current.wall_offset_s is not None else 0.0
-        boot = current.name if current.named else ""
-        return Event(
-            node=self.node,
-            boot=boot,
-            seq=current.seq,
-            mono_s=mono_s,
-            wall_s=wall_s,
-            event=name,
-            fields=fields,
-        )
+        current.seq = event.seq
 
     def _complain(self, kind: str, detail: str) -> None:
         """Once for each kind: the file is opened again at every poll."""
@@ -239,19 +196,13 @@ class Tail:
         self.defects.append(Defect(kind=kind, node=self.node, boot=self._boot.name, detail=detail))
 
 
-def _plausible(record: dict[object, object]) -> bool:
-    """Whether the envelope is whole."""
-    seq, mono_s, wall_s = record.get("seq"), record.get("mono_s"), record.get("wall_s")
-    return (
-        all(isinstance(record.get(key), str) and record[key] for key in ("node", "boot", "event"))
-        and isinstance(seq, int)
-        and not isinstance(seq, bool)
-        and seq >= 0
-        and isinstance(mono_s, int | float)
-        and 0 <= mono_s < MONO_S_MAX
-        and isinstance(wall_s, int | float)
-        and 0 <= wall_s < MONO_S_MAX
-    )
+def _plausible(event: Event) -> bool:
+    """Whether the envelope can be a producer's."""
+    named = bool(event.node and event.boot and event.event)
+    return named and event.seq >= 0 and 0 <= event.mono_s < MONO_S_MAX and 0 <= event.wall_s < MONO_S_MAX
+
+
+_decoder = msgspec.json.Decoder(Event)
 
 
 def order(event: Event) -> tuple[float, str, str, int]:

@@ -12,7 +12,10 @@ from typing import Any
 
 import msgspec
 
-EVENT_BYTES_MAX = 65_536  # one event is a few hundred bytes; a waiting list over 1,000 agents about 60 kB
+from history.events import Event
+
+# One event is a few hundred bytes; the largest is a version with its updates, 160 bytes each: 1,600 of them.
+EVENT_BYTES_MAX = 262_144
 
 
 class HistoryWriter:
@@ -46,20 +49,18 @@ class HistoryWriter:
 
     def append(self, event: str, *, durable: bool = False, **fields: Any) -> None:
         with self._lock:
-            record = {
-                "node": self.node,
-                "boot": self.boot,
-                "seq": self._seq,
-                "mono_s": round(self._mono(), 6),
-                "wall_s": round(self._wall(), 6),
-                "event": event,
-                **fields,
-            }
+            record = Event(
+                node=self.node,
+                boot=self.boot,
+                seq=self._seq,
+                mono_s=round(self._mono(), 6),
+                wall_s=round(self._wall(), 6),
+                event=event,
+                fields=fields,
+            )
             line = msgspec.json.encode(record)
             if len(line) > EVENT_BYTES_MAX:
-                line = msgspec.json.encode(
-                    {k: record[k] for k in list(record)[:6]} | {"truncated": len(line)}
-                )
+                line = msgspec.json.encode(msgspec.structs.replace(record, fields={"truncated": len(line)}))
             self._file.write(line + b"\n")
             self._seq += 1
             self._dirty = True

@@ -12,6 +12,9 @@ from functools import cache
 import pytest
 
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # also for tests that import onnxruntime before learning
+
+
 @cache
 def missing_docker() -> str:
     """Why containers cannot be used here, or an empty string."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated
 
 import msgspec
 import typer
 
+from compose.errors import EnvironmentProblem
 from compose.session import find_run, plan_of
 from coordinator.audit import audit as audit_run
 from edgerig.exits import FAILED, OK
 from edgerig.options import DEFAULT_RUNS, Format, FormatOption, RunName, RunsFolder
+from history.checks import CHECKS, run_checks
 from history.collect import collect
+from history.derive import derive
+from history.reader import read_history
 
 app = typer.Typer()
 
@@ -55,3 +60,33 @@ def audit(
             f"{'every' if result.ok else 'NOT every'} version was recomputed bit for bit: {result.versions}"
         )
     raise typer.Exit(OK if result.ok else FAILED)
+
+
+@app.command()
+def check(
+    name: RunName = "latest",
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Just this check; may be repeated.")
+    ] = None,
+    runs: RunsFolder = DEFAULT_RUNS,
+    format: FormatOption = Format.text,
+) -> None:
+    """Judge a run's history again: pass, fail or unknown for each check.
+
+    \b
+    edgerig check
+    edgerig check RUN --only updates_conserved --format json
+    """
+    root = find_run(runs, name)
+    unknown = sorted(set(only or []) - set(CHECKS))
+    if unknown:
+        raise EnvironmentProblem(
+            f"no check is called {', '.join(unknown)}", hint="there are: " + ", ".join(CHECKS)
+        )
+    results = run_checks(derive(read_history(root), plan_of(root)), only)
+    if format is Format.json:
+        typer.echo(json.dumps(msgspec.to_builtins(results), indent=1))
+    else:
+        for result in results:
+            typer.echo(f"{result.outcome:<8} {result.name:<20} {result.detail}")
+    raise typer.Exit(FAILED if any(result.outcome == "fail" for result in results) else OK)

@@ -118,9 +118,10 @@ def containers(plan: Plan, image: str) -> Iterator[None]:
 
 
 def events(path: Path) -> list[dict[str, Any]]:
-    return (
-        [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
-    )
+    """The lines of a history or undo file; a history's fields beside its envelope."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    records = [json.loads(line) for line in lines if line.strip()]
+    return [record | record.get("fields", {}) for record in records]
 
 
 def await_event(

@@ -60,7 +60,7 @@ def test_tail_gives_whole_lines_once(tmp_path: Path) -> None:
         file.write(b'{"node":"coordinator","boot":"b","seq":1,"mono_s":1,')
     assert tail.read() == []
     with open(path, "ab") as file:
-        file.write(b'"wall_s":2,"event":"x","round":4}\nrubbish\n')
+        file.write(b'"wall_s":2,"event":"x","fields":{"round":4}}\nrubbish\n')
     (event,) = tail.read()
     assert (event.event, event["round"], event.mono_s) == ("x", 4, 1)
 

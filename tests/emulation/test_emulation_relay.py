@@ -138,7 +138,7 @@ def test_the_process_records_links_and_lapses_and_ends_on_sigterm(tmp_path: Path
     process.stdout.close()
     events = [json.loads(line) for line in history.read_text().splitlines()]
     assert [event["event"] for event in events] == ["link_applied", "lapse", "link_sample"]
-    assert events[1]["detail"].startswith("up: loss")
+    assert events[1]["fields"]["detail"].startswith("up: loss")
 
 
 def test_a_broken_configuration_is_an_error_of_the_environment(tmp_path: Path) -> None:

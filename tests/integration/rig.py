@@ -89,14 +89,17 @@ def background(*arguments: str | Path, log: Path) -> Iterator[Background]:
 
 
 def events(root: Path, name: str = "") -> list[dict[str, Any]]:
-    """Every event below a run's folder, in the order of their clocks."""
+    """Every event below a run's folder, in the order of their clocks; a field `node` is `about` here."""
     found = []
     for file in root.glob("nodes/*/history.jsonl"):
         for line in file.read_bytes().splitlines():
             try:
-                found.append(json.loads(line))
+                event = json.loads(line)
             except ValueError:
                 continue
+            found.append(
+                event | event["fields"] | {"node": event["node"], "about": event["fields"].get("node")}
+            )
     found.sort(key=lambda event: event["mono_s"])
     return [event for event in found if not name or event["event"] == name]
 

@@ -45,9 +45,7 @@ def test_no_agent_connected_before_its_gate_opened(finished: Path) -> None:
     opened: dict[str, float] = {}
     for event in events(finished):
         if event["event"] == "gate_opened":
-            opened.setdefault(
-                event["node_name"] if "node_name" in event else event["device"], event["mono_s"]
-            )
+            opened.setdefault(event["about"], event["mono_s"])
         if event["event"] == "connected" and event["node"] in opened:
             assert event["mono_s"] >= opened[event["node"]]
     assert len(opened) >= len(summary(finished)["devices"])

@@ -40,14 +40,15 @@ class Header(NamedTuple):
 
 
 class Packing(Protocol):
-    """A lossless way to store a stream: one of `entropy/`.
+    """A lossless way to store a stream: one of `entropy/`. `matches`: whether it searches for repetitions.
 
-    `pack` may give up (None) when it does not apply. `unpack` returns exactly the stream's bytes, never more
-    than `size_max`, and raises CodecError before it allocates more.
+    `pack` may give up (None) when it does not apply. `unpack` returns exactly the stream's bytes, never more than
+    `size_max`, and raises CodecError before it allocates more.
     """
 
     name: str
     code: int
+    matches: bool
 
     def pack(self, data: Bytes, width: int) -> Bytes | None: ...
 
@@ -70,9 +71,14 @@ class Writer:
     def raw(self, data: Bytes) -> None:
         self._parts.append(data)
 
-    def stream(self, data: Bytes, width: int = 1) -> None:
-        """`width`: bytes per item, which the packings that separate byte planes want to know."""
-        code, packed = smallest(self._packings, data, width)
+    def stream(self, data: Bytes, width: int = 1, *, noise: bool = False) -> None:
+        """`width`: bytes per item, which the packings that separate byte planes want to know. `noise`: items that
+        repeat by chance only, so that a search for matches is not worth its time.
+        """
+        packings = self._packings
+        if noise:
+            packings = [packing for packing in packings if not packing.matches] or packings
+        code, packed = smallest(packings, data, width)
         self._parts.append(STREAM.pack(code, len(packed)))
         self._parts.append(packed)
 

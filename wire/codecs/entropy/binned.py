@@ -59,7 +59,7 @@ class Binned:
         symbols = symbols_of(gaps)
         wide = symbols >= EXACT
         rest = gaps[wide] - BASES[symbols[wide]]
-        writer.stream(symbols.data)
+        writer.stream(symbols.data, noise=True)
         writer.raw(pack_low_bits(rest, WIDTHS[symbols[wide]]).data)
 
     def read(self, reader: Reader, count: int, n: int) -> Positions:

@@ -17,6 +17,7 @@ from wire.codecs.entropy.zstd import decompress
 class Huffman:
     name = "huffman"
     code = 2
+    matches = False
 
     def pack(self, data: Bytes, width: int) -> bytes:
         parameters = zstandard.ZstdCompressionParameters.from_level(

@@ -21,6 +21,7 @@ WORTH = 0.97  # a sample that packs to more than this share of itself is noise
 class Planes:
     name = "planes"
     code = 3
+    matches = False
 
     def pack(self, data: Bytes, width: int) -> bytes | None:
         if width < 2 or not len(data):

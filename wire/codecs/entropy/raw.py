@@ -10,6 +10,7 @@ from wire.codecs.errors import CodecError
 class Raw:
     name = "raw"
     code = 0
+    matches = False
 
     def pack(self, data: Bytes, width: int) -> Bytes:
         return data

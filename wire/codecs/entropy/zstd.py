@@ -42,6 +42,7 @@ def decompress(packed: memoryview, size_max: int) -> bytes:
 class Zstd:
     name = "zstd"
     code = 1
+    matches = True
 
     def pack(self, data: Bytes, width: int) -> bytes:
         return compress(data)

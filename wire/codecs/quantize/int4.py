@@ -38,7 +38,7 @@ class Int4(Simple):
         scales = scales_of(values, options.block, LEVELS)
         write_scales(writer, scales, options.block)
         steps = round_stochastically(values, scales, options.block, LEVELS, options.rng)
-        writer.stream(pack_nibbles(steps).data)
+        writer.stream(pack_nibbles(steps).data, noise=True)
 
     def read(self, reader: Reader, count: int) -> Float32:
         scales, block = read_scales(reader, count)

@@ -20,7 +20,7 @@ class Int8(Simple):
         scales = scales_of(values, options.block, LEVELS)
         write_scales(writer, scales, options.block)
         steps = round_stochastically(values, scales, options.block, LEVELS, options.rng)
-        writer.stream(steps.view(np.uint8).data)
+        writer.stream(steps.view(np.uint8).data, noise=True)
 
     def read(self, reader: Reader, count: int) -> Float32:
         scales, block = read_scales(reader, count)

@@ -44,7 +44,7 @@ class Qsgd:
         scales = norm_scales(values, options.block, levels)
         write_scales(writer, scales, options.block)
         steps = round_stochastically(values, scales, options.block, levels, options.rng)
-        writer.stream(steps.view(np.uint8).data)
+        writer.stream(steps.view(np.uint8).data, noise=True)
 
     def read(self, reader: Reader, count: int) -> Float32:
         scales, block = read_scales(reader, count)

@@ -62,7 +62,11 @@ def hello(turn: Turn, agent: Agent, message: m.Hello) -> None:
 def _task_in_hand(turn: Turn, agent: Agent, message: m.Hello) -> None:
     held = {item.task for item in message.spool} | set(message.unsettled)
     in_hand = turn.task_of(agent.name, message.task) if message.task else None
-    if message.task and (in_hand is None or in_hand.state not in UNDER_WAY):
+    if in_hand is not None and (in_hand.state is S.ACKED or in_hand.outcome is not None):
+        # An old hello that comes late, or a disk that was lost. A cancel could overtake the ack, and the agent
+        # would give content back to its residual that the journal has.
+        uploads.answer_known(turn, in_hand)
+    elif message.task and (in_hand is None or in_hand.state not in UNDER_WAY):
         turn.send(
             agent.name, m.Cancel(task=message.task, reason=in_hand.reason if in_hand else "unknown task")
         )

@@ -28,13 +28,13 @@ def take_offer(turn: Turn, agent: str, name: str, sha256: str, size: int, report
     elif task.state in ENDED_WITHOUT_UPDATE:
         turn.send(agent, m.Cancel(task=name, reason=task.reason))
     elif task.state is S.ACKED or task.outcome is not None:
-        _answer_known(turn, task)
+        answer_known(turn, task)
     elif task.state is not S.RECEIVED:
         _enter_line(turn, task, sha256, size, report)
     # RECEIVED: its bytes are on their way to the journal, the ack follows.
 
 
-def _answer_known(turn: Turn, task: Task) -> None:
+def answer_known(turn: Turn, task: Task) -> None:
     """The second copy of something that is in the journal: acknowledged with what is there, never merged again."""
     if task.position >= 0:
         turn.send(task.agent, m.Ack(task=task.id, sha256=task.sha256))

@@ -128,7 +128,7 @@ class AgentCore:
             case m.Grant():
                 items.granted(turn, message)
             case m.Ack():
-                items.acked(turn, message)
+                self._acked(turn, message)
             case m.Outcome() | m.Cancel():
                 self._task_over(turn, message)
             case m.Resync():
@@ -159,6 +159,14 @@ class AgentCore:
             turn.remember_ended(message.task, "cancelled", message.reason or kind)
         elif message.task not in state.ended or state.ended[message.task].kind == "superseded":
             turn.remember_ended(message.task, "cancelled", message.reason or kind)
+
+    def _acked(self, turn: Turn, message: m.Ack) -> None:
+        """Of a task that is still in hand: a life before this one, which lost its disk, had sent its update."""
+        working = self.state.hand
+        if working is not None and working.task == message.task and working.phase is not P.SPOOLING:
+            hand.stop(turn, "cancelled", "an earlier update of this task was taken")
+        else:
+            items.acked(turn, message)
 
     def _finish(self, turn: Turn, message: m.Finish) -> None:
         """What is on disk stays there as it is; what runs is stopped."""

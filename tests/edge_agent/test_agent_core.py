@@ -133,6 +133,14 @@ def test_an_ack_of_other_content_settles_nothing() -> None:
     assert names(d.message(over)) == ["SETTLE t1 give back"]
 
 
+def test_an_ack_of_a_task_in_hand_ends_work_that_nobody_needs() -> None:
+    d = Driver()
+    d.message(task())
+    d.fetched()
+    assert names(d.acked(sha="c")) == ["STOPWORK t1"]
+    assert names(d.feed(e.WorkStopped(task="t1"))) == ["DISCARD t1"]
+
+
 def test_reconnect_in_mid_upload_waits_for_a_new_grant() -> None:
     d = Driver()
     d.offered()

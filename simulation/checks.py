@@ -1,0 +1,141 @@
+"""What must hold after every run. Each check compares two witnesses that do not know of each other."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from coordinator.recovery import restore_model
+from edge_agent.limits import PENDING_MAX
+from simulation.agent_host import SAMPLES, AgentHost
+from simulation.books import held
+from simulation.world import PARAMETERS, World
+
+# Sums of some dozen float32 vectors of magnitude 0.1, against the same sums in float64.
+TOLERANCE = 1e-4
+KEPT = {"merged", "refused"}  # outcomes that do not give content back
+
+
+def check_everything(world: World) -> None:
+    """Raises AssertionError that names what is broken."""
+    the_run_reached_its_end(world)
+    versions_are_gapless(world)
+    acked_updates_are_kept(world)
+    every_update_has_one_outcome(world)
+    agents_were_told_the_truth(world)
+    the_model_is_the_sum_of_its_updates(world)
+    for agent in world.agents:
+        nothing_is_lost_or_doubled(world, agent)
+        bounds_were_held(agent)
+
+
+def the_run_reached_its_end(world: World) -> None:
+    """Every fault heals before the last extension of a round ends: there is no excuse for a run that fails."""
+    reason = world.coordinator.core.state.finish_reason
+    assert reason == "rounds", f"the run ended with {reason!r}"
+
+
+def versions_are_gapless(world: World) -> None:
+    found = [
+        row[0]
+        for row in world.coordinator.journal.db.execute("SELECT version FROM versions ORDER BY version")
+    ]
+    assert found == list(range(len(found))), f"versions {found}"
+    committed = [
+        fields["version"] for _, name, fields in world.coordinator.records if name == "version_committed"
+    ]
+    assert set(committed) <= set(found), "a version was announced that the journal does not have"
+
+
+def acked_updates_are_kept(world: World) -> None:
+    """What an agent saw acked is in the journal, with the same content."""
+    rows = world.coordinator.journal.db.execute("SELECT agent, task, sha256 FROM updates")
+    kept = {(agent, task): sha256 for agent, task, sha256 in rows}
+    for agent in world.agents:
+        for task, sha256 in agent.books.acked:
+            found = kept.get((agent.name, task))
+            assert found == sha256, (
+                f"{agent.name} saw {task} {sha256[:8]} acked, the journal has {found and found[:8]}"
+            )
+
+
+def every_update_has_one_outcome(world: World) -> None:
+    db = world.coordinator.journal.db
+    orphans = db.execute("SELECT task FROM updates WHERE task NOT IN (SELECT task FROM outcomes)").fetchall()
+    assert not orphans, f"journalled and never settled: {orphans}"
+    merged = {row[0] for row in db.execute("SELECT task FROM merges")}
+    said = {row[0] for row in db.execute("SELECT task FROM outcomes WHERE outcome = 'merged'")}
+    assert merged == said, f"merged {merged ^ said} differ from the outcomes"
+    open_ = db.execute("SELECT task FROM tasks WHERE state = 'open'").fetchall()
+    assert not open_, f"tasks that nobody ended: {open_}"
+
+
+def agents_were_told_the_truth(world: World) -> None:
+    """A settled content met the fate that the journal has; what was given back is in no version, and vice versa."""
+    db = world.coordinator.journal.db
+    contents = dict(db.execute("SELECT task, sha256 FROM updates"))
+    outcomes = dict(db.execute("SELECT task, outcome FROM outcomes"))
+    for agent in world.agents:
+        for entry in agent.books.settled:
+            taken = contents.get(entry.task) == entry.sha256
+            outcome = outcomes.get(entry.task) if taken else None
+            if entry.give_back:
+                assert outcome not in KEPT, f"{agent.name} took {entry.task} back, which was {outcome}"
+            else:
+                assert outcome in KEPT, f"{agent.name} counts {entry.task} as sent, which was {outcome}"
+        told = Counter(entry.sha256 for entry in agent.books.settled)
+        assert not told or max(told.values()) == 1, (
+            f"{agent.name} settled a content twice: {told.most_common(2)}"
+        )
+
+
+def the_model_is_the_sum_of_its_updates(world: World) -> None:
+    """Bit for bit what the journal says, and within rounding what the devices' own books say."""
+    journal = world.coordinator.journal
+    model = restore_model(journal, "fp16", keep=1)
+    assert model is not None
+    expected = np.zeros(PARAMETERS)
+    rows = journal.db.execute(
+        "SELECT m.version, v.server_lr, u.agent, u.sha256, m.weight FROM merges m JOIN updates u ON u.task = m.task"
+        " JOIN versions v ON v.version = m.version ORDER BY m.version, m.position"
+    ).fetchall()
+    books = {agent.name: agent.books for agent in world.agents}
+    for version in sorted({row[0] for row in rows}):
+        mine = [row for row in rows if row[0] == version]
+        total = sum(row[4] for row in mine)
+        for _, server_lr, agent, sha256, weight in mine:
+            assert weight == SAMPLES, f"weight {weight}"
+            expected += server_lr * weight / total * books[agent].contents[sha256]
+    off = float(np.abs(model.master - expected).max())
+    assert off < TOLERANCE, f"the model is {off:.2g} off the sum of the updates that its versions name"
+    live = world.coordinator.last_master
+    assert live is None or np.array_equal(live, model.master), (
+        "the live model is not what the journal leads to"
+    )
+
+
+def nothing_is_lost_or_doubled(world: World, agent: AgentHost) -> None:
+    """Deltas made = residual + unsettled + settled as sent + gone with a disk."""
+    spool = agent.spool_type(agent.disk.after_kill(), agent.run)
+    spool.keep_books(agent.books)
+    if agent.service is None and not agent.finished and agent._before is not None:
+        spool.reconcile(agent._before)
+    books = agent.books
+    off = float(np.abs(books.made - (held(spool, agent.parameters) + books.sent + books.lost)).max())
+    assert off < TOLERANCE, f"{agent.name}: {off:.2g} of its deltas were lost or doubled"
+    durable = agent.spool_type(agent.disk.after_power_cut(world.rng), agent.run)
+    names = {(i.task, i.sha256) for i in durable.restored().items}
+    assert names == {(i.task, i.sha256) for i in spool.restored().items}, (
+        f"{agent.name}: the spool is not durable"
+    )
+
+
+def bounds_were_held(agent: AgentHost) -> None:
+    payload = agent.parameters * 4 + 500
+    most = PENDING_MAX * payload + 2 * 4 * agent.parameters + payload + 2 * 2 * agent.parameters + 5_000
+    assert agent.largest_disk <= most, (
+        f"{agent.name} used {agent.largest_disk} bytes of disk, {most} are the most"
+    )
+    if agent.service is not None:
+        assert len(agent.core.state.items) <= PENDING_MAX

@@ -1,0 +1,48 @@
+"""How bad a simulated world is. Probabilities per occasion, rates per virtual second, durations in seconds."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Habits(Struct, frozen=True, kw_only=True):
+    # The network. MQTT over TCP promises more than this; what survives this survives that.
+    latency_s: tuple[float, float] = (0.005, 0.2)
+    lose: float = 0.0  # of a message, after the broker has confirmed it
+    duplicate: float = 0.0
+    reorder: float = 0.0  # overtaken by up to two seconds
+    echo: float = 0.0  # a copy arrives again up to a minute later
+    flap_rate: float = 0.0  # of one agent's connection
+    broker_rate: float = 0.0  # the broker restarts and remembers nothing
+    # Agents.
+    train_s: tuple[float, float] = (0.5, 12.0)
+    kill_rate: float = 0.0  # of one agent
+    power_share: float = 0.5  # of the kills: what was not made durable is gone
+    disk_loss: float = 0.0  # of the kills: a new disk
+    cut_rate: float = 0.0  # the power goes in the middle of one of the next disk operations
+    heal_s: tuple[float, float] = (0.5, 25.0)
+    full_rate: float = 0.0  # the disk is full for a while
+    fail: float = 0.0  # of a training
+    # The coordinator.
+    crash: float = 0.0  # per turn: somewhere between its actions
+    calm_at_s: float = 250.0  # every scenario ends healed
+
+
+# A run without faults takes about 60 virtual seconds; the rates make several faults per device in that time.
+WORLDS: dict[str, Habits] = {
+    "kind": Habits(),
+    "lossy": Habits(echo=0.02, lose=0.05, duplicate=0.15, reorder=0.15, flap_rate=0.03),
+    "amnesiac": Habits(duplicate=0.1, flap_rate=0.03, broker_rate=0.06, lose=0.01),
+    "deadly": Habits(echo=0.02, kill_rate=0.03, cut_rate=0.05, disk_loss=0.15, full_rate=0.02, fail=0.1),
+    "crashing": Habits(crash=0.05, duplicate=0.1, reorder=0.05),
+    "harsh": Habits(
+        echo=0.02, lose=0.02, duplicate=0.1, reorder=0.1, flap_rate=0.015, broker_rate=0.015, kill_rate=0.015, cut_rate=0.02,
+        disk_loss=0.1, full_rate=0.01, fail=0.05, crash=0.02,
+    ),
+}  # fmt: skip
+
+
+def world_of(seed: int) -> str:
+    """Seeds take turns through the worlds."""
+    names = list(WORLDS)
+    return names[seed % len(names)]

@@ -1,0 +1,229 @@
+"""Defects put in on purpose. A check that does not catch its mutant checks nothing."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from coordinator import actions as ca
+from coordinator import events as ce
+from coordinator import merge
+from coordinator.core import CoordinatorCore
+from coordinator.journal import Committed
+from coordinator.service import Service
+from coordinator.state import TaskState
+from edge_agent import events as e
+from edge_agent import items
+from edge_agent.core import AgentCore
+from edge_agent.ledger import Prepared
+from edge_agent.turn import Turn
+from simulation.agent_host import AgentHost
+from simulation.books import BookedSpool
+from simulation.coordinator_host import CoordinatorHost, CuttingJournal
+from simulation.disk import ForgetfulDisk
+from simulation.world import World
+from wire import messages as m
+
+LATER_S = 0.2  # how long the disk of `ack before fsync` takes after the ack
+
+
+# --- the coordinator's ---------------------------------------------------------------------------------------------
+
+
+class AcksFirst(Service):
+    """Acknowledges what is only about to be written."""
+
+    owed: dict[str, tuple[ca.JournalUpdate, bytes]]
+    after: Callable[[float, Callable[[], None]], None]
+
+    def _commit(self, actions: list[ca.Action], results: deque[ce.Event]) -> bool:
+        updates = [x for x in actions if isinstance(x, ca.JournalUpdate)]
+        rest = [x for x in actions if not isinstance(x, ca.JournalUpdate)]
+        if any(isinstance(x, ca.CommitVersion | ca.JournalClose | ca.JournalFinish) for x in rest):
+            self.write_owed()
+        if not super()._commit(rest, results):
+            return False
+        for update in updates:
+            self.owed[update.task] = (update, self._payloads[update.agent, update.task])
+            self.after(LATER_S, self.write_owed)
+            results.append(ce.UpdateJournalled(agent=update.agent, task=update.task, sha256=update.sha256))
+        return True
+
+    def write_owed(self) -> None:
+        owed, self.owed = self.owed, {}
+        with self._journal.transaction():
+            for update, payload in owed.values():
+                self._journal.apply(update, payload)
+
+
+class AcksFirstHost(CoordinatorHost):
+    service_type = AcksFirst
+
+    def _assemble(self, model: Any) -> Service:
+        service = super()._assemble(model)
+        assert isinstance(service, AcksFirst)
+        service.owed, life = {}, self.life
+
+        def after(delay_s: float, action: Callable[[], None]) -> None:
+            self.clock.later(delay_s, lambda: self._guarded(action) if self.life == life else None)
+
+        service.after = after
+        return service
+
+
+class RemembersRedeliveries(CoordinatorCore):
+    """Notes what is offered again after its ack, for the journal below."""
+
+    redelivered: set[str]
+
+    def handle(self, event: ce.Event, now: float) -> list[ca.Action]:
+        if isinstance(event, ce.MessageArrived) and isinstance(event.message, m.Offer):
+            task = self.state.tasks.get(event.message.task)
+            if task is not None and task.state is TaskState.ACKED:
+                self.redelivered.add(task.id)
+        return super().handle(event, now)
+
+
+class MergesTwice(CuttingJournal):
+    """Merges a redelivered update once more."""
+
+    redelivered: set[str]
+
+    def commit_version(self, action: ca.CommitVersion, master: Any, dtype: Any) -> Committed:
+        made = super().commit_version(action, master, dtype)
+        again = [x for x in action.updates if x.task in self.redelivered]
+        twice = merge.apply(made.master, ((self.payload(x.task), x.weight) for x in again), action.server_lr)
+        return msgspec.structs.replace(made, master=twice.master)
+
+
+class MergesTwiceHost(CoordinatorHost):
+    core_type = RemembersRedeliveries
+    journal_type = MergesTwice
+
+    def _assemble(self, model: Any) -> Service:
+        service = super()._assemble(model)
+        assert isinstance(self.core, RemembersRedeliveries)
+        assert isinstance(self.journal, MergesTwice)
+        self.core.redelivered = self.journal.redelivered = set()
+        return service
+
+
+# --- the agent's ---------------------------------------------------------------------------------------------------
+
+
+class SettlesOnSend(AgentCore):
+    """Takes the broker's confirmation for the coordinator's word."""
+
+    def _dispatch(self, turn: Turn, event: e.Event) -> None:
+        super()._dispatch(turn, event)
+        if isinstance(event, e.UploadDone) and (item := self.state.items.get(event.task)) is not None:
+            items.settle(turn, item, "merged", give_back=False, reason="sent")
+
+
+class SettlesOnSendHost(AgentHost):
+    core_type = SettlesOnSend
+
+
+class TrustsAnySha(AgentCore):
+    """Settles its own content by the outcome of another one."""
+
+    def _message(self, turn: Turn, message: m.Down) -> None:
+        if isinstance(message, m.Outcome) and message.sha256 is not None and message.task in self.state.items:
+            message = msgspec.structs.replace(message, sha256=self.state.items[message.task].sha256)
+        super()._message(turn, message)
+
+
+class TrustsAnyShaHost(AgentHost):
+    core_type = TrustsAnySha
+
+
+class NeverRepeats(AgentCore):
+    """Says everything once: a lost message is lost for ever."""
+
+    def _advance(self, turn: Turn) -> None:
+        for item in self.state.items.values():
+            if item.offered_times:
+                item.offer_at = float("inf")
+        self.state.hello_at = self.state.ask_at = float("inf")
+        super()._advance(turn)
+
+
+class NeverRepeatsHost(AgentHost):
+    core_type = NeverRepeats
+
+
+class UnsyncedDisk(ForgetfulDisk):
+    """Renames, and never makes a name durable."""
+
+    def sync(self) -> None:
+        self._operation()
+
+    def after_power_cut(self, rng: Any) -> UnsyncedDisk:
+        return UnsyncedDisk(super().after_power_cut(rng)._visible)
+
+    def after_kill(self) -> UnsyncedDisk:
+        disk = UnsyncedDisk(self._durable)
+        disk._visible, disk._pending = dict(self._visible), list(self._pending)
+        return disk
+
+
+class UnsyncedHost(AgentHost):
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.disk = UnsyncedDisk()
+
+
+class CommitsResidualEarly(BookedSpool):
+    """The next residual counts from the moment it is encoded, before its payload does."""
+
+    def prepare(self, *parts: Any) -> Prepared:
+        prepared = super().prepare(*parts)
+        self._replace(msgspec.structs.replace(self._ledger, residual=prepared.residual))
+        return prepared
+
+
+class CommitsResidualEarlyHost(AgentHost):
+    spool_type = CommitsResidualEarly
+
+
+class ForgetsToGiveBack(BookedSpool):
+    """Content that was not merged is gone."""
+
+    def settle(self, task: str, give_back: bool) -> float:
+        before = self._ledger.residual
+        norm = super().settle(task, give_back)
+        if give_back and before is not None:
+            blank = self._write_residual(
+                self._name("residual-"), before.n, iter([np.zeros(before.n, np.float32)]), 0.0
+            )
+            self._replace(msgspec.structs.replace(self._ledger, residual=blank))
+        return norm
+
+
+class ForgetsToGiveBackHost(AgentHost):
+    spool_type = ForgetsToGiveBack
+
+
+AGENT_MUTANTS: dict[str, type[AgentHost]] = {
+    "settles on send": SettlesOnSendHost,
+    "trusts any sha256": TrustsAnyShaHost,
+    "never repeats itself": NeverRepeatsHost,
+    "spools without a sync": UnsyncedHost,
+    "commits the residual early": CommitsResidualEarlyHost,
+    "forgets to give back": ForgetsToGiveBackHost,
+}
+COORDINATOR_MUTANTS: dict[str, type[CoordinatorHost]] = {
+    "acks before the fsync": AcksFirstHost,
+    "merges twice on redelivery": MergesTwiceHost,
+}
+MUTANTS = [*COORDINATOR_MUTANTS, *AGENT_MUTANTS]
+
+
+def mutated(name: str, seed: int) -> World:
+    """A world with this defect in it."""
+    agent = AGENT_MUTANTS.get(name, AgentHost)
+    return World(seed, agent_type=agent, coordinator_type=COORDINATOR_MUTANTS.get(name, CoordinatorHost))

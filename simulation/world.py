@@ -1,0 +1,126 @@
+"""One simulated run: a seed decides everything, and the same seed decides it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from random import Random
+
+from coordinator.config import CoordinatorConfig, LinkBudget
+from simulation.agent_host import SAMPLES, AgentHost
+from simulation.broker import Broker
+from simulation.clock import Clock
+from simulation.coordinator_host import CoordinatorHost
+from simulation.habits import WORLDS, Habits, world_of
+from topology.plan import PolicyPlan
+from wire import messages as m
+
+RUN = "sim"
+PARAMETERS = 300
+AGENTS = 5
+# A run of four rounds ends within some hundred seconds; with every fault and extension within 2,000.
+HANGS_AFTER_S = 4_000.0
+GOODBYE_S = 30.0  # after the coordinator has gone, agents that were told end as well
+
+
+class Hangs(AssertionError):
+    """The run does not end."""
+
+
+def make_config(seed: int) -> CoordinatorConfig:
+    return CoordinatorConfig(
+        run=RUN,
+        seed=seed,
+        agents={f"d-{i}": LinkBudget(chunk_bytes=256, window_bytes=1_000) for i in range(AGENTS)},
+        rounds=4,
+        samples_max=SAMPLES,
+        parameters=PARAMETERS,
+        train=m.TrainSpec(local_epochs=1, batch_size=16, lr=0.1),
+        uplink=m.UplinkSpec(top_k=0.5, quantize="none", entropy="zstd"),
+        policy=PolicyPlan(cohort=4, over_select=1.25, deadline_s=40.0, quorum=0.5),
+        start_timeout_s=120.0,
+        open_grant_bytes_max=2_500,  # room for two updates and a half: offers have to stand in line
+    )
+
+
+class World:
+    """`agent_type` and `coordinator_type` are what a mutant changes."""
+
+    def __init__(
+        self,
+        seed: int,
+        habits: Habits | None = None,
+        *,
+        agent_type: type[AgentHost] = AgentHost,
+        coordinator_type: type[CoordinatorHost] = CoordinatorHost,
+    ) -> None:
+        self.seed = seed
+        self.habits = habits or WORLDS[world_of(seed)]
+        self.rng = Random(seed)
+        self.clock = Clock()
+        self.config = make_config(seed)
+        self.broker = Broker(self.clock, self.rng, self.habits)
+        self.coordinator = coordinator_type(self.config, self.clock, self.broker, self.rng, self.habits)
+        self.agents = [
+            agent_type(name, RUN, PARAMETERS, self.clock, self.broker, self.rng, self.habits)
+            for name in self.config.agents
+        ]
+        self.calm = False
+
+    def run(self) -> None:
+        """Until the coordinator has said goodbye. Raises Hangs, and whatever an invariant raises."""
+        self.coordinator.boot()
+        for agent in self.agents:
+            self.clock.later(self.rng.uniform(0.0, 3.0), agent.boot)
+        self._plan_faults()
+        self.clock.at(self.habits.calm_at_s, self._calm_down)
+        while not self.coordinator.finished:
+            self._step()
+        end = self.clock.now + GOODBYE_S
+        while self.clock.now < end and not all(agent.finished for agent in self.agents):
+            if not self.clock.step():
+                break
+
+    def _step(self) -> None:
+        if self.clock.now > HANGS_AFTER_S or not self.clock.step():
+            raise Hangs(
+                f"after {self.clock.now:.0f} s the coordinator is {self.coordinator.core.state.phase}; "
+                + "; ".join(f"{a.name}: {a.service and list(a.core.state.story)[-3:]}" for a in self.agents)
+            )
+
+    def _calm_down(self) -> None:
+        self.calm = self.broker.calm = True
+        self.coordinator.calm_down()
+        for agent in self.agents:
+            agent.calm_down()
+
+    # --- faults ----------------------------------------------------------------------------------------------
+
+    def _plan_faults(self) -> None:
+        habits = self.habits
+        self._recur(habits.broker_rate, self.broker.restart)
+        for agent in self.agents:
+            self._recur(habits.kill_rate, agent.kill)
+            self._recur(habits.cut_rate, agent.cut_soon)
+            self._recur(habits.full_rate, partial(self._fill, agent))
+            self._recur(habits.flap_rate, partial(self._flap, agent))
+
+    def _recur(self, rate: float, fault: Callable[[], None]) -> None:
+        """A Poisson process until the world calms down."""
+        if rate <= 0:
+            return
+
+        def strike() -> None:
+            if not self.calm:
+                fault()
+                self._recur(rate, fault)
+
+        self.clock.later(self.rng.expovariate(rate), strike)
+
+    def _fill(self, agent: AgentHost) -> None:
+        agent.fill_disk(self.rng.uniform(1.0, 20.0))
+
+    def _flap(self, agent: AgentHost) -> None:
+        connection = self.broker.connection_of(agent.name)
+        if connection is not None:
+            self.broker.drop(connection)

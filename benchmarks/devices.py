@@ -1,8 +1,8 @@
 """Effective CPU share against the quota asked for: python -m benchmarks.devices [--json]
 
 Each quota from 0.05 to 1.0 of a core alone, then ten devices burning at once, each in a container of its own,
-measured as hostd does (`emulation.cpu`). Other work on the machine is shown as `others_cores`: the host has to be
-quiet.
+measured as hostd does (`emulation.cpu`). Other work on the machine is shown as `others_cores`: the host has
+to be quiet.
 """
 
 from __future__ import annotations

@@ -56,7 +56,9 @@ class Fleet:
 
 @contextmanager
 def fleet(devices: int, cpus: Sequence[float] = ()) -> Iterator[Fleet]:
-    """A broker and so many devices, `cpus` their quotas (none: unlimited). Everything is removed at the end."""
+    """A broker and so many devices, `cpus` their quotas (none: unlimited). Everything is removed at the
+    end.
+    """
     label = f"io.edgerig.run={RUN}"
     docker("network", "create", "--label", label, "--subnet", f"{SUBNET}.0/24", RUN)
     try:

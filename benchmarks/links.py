@@ -1,14 +1,15 @@
 """What shaped links really are: python -m benchmarks.links [--json]
 
-On containers, with every backend that works here: rates from 200 kbit/s to 200 Mbit/s in both directions and the
-queue under overload; one-way delay while all other devices upload and burn their quota; jitter; loss against its
-seeded sequence; what hostd's delay process costs with 20 devices at 20 Mbit/s in all.
+On containers, with every backend that works here: rates from 200 kbit/s to 200 Mbit/s in both directions and
+the queue under overload; one-way delay while all other devices upload and burn their quota; jitter; loss
+against its seeded sequence; what hostd's delay process costs with 20 devices at 20 Mbit/s in all.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import socket
@@ -19,6 +20,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +130,8 @@ def probe(ends: LinkEnds, count: int, gap_s: float, *, up: bool = True) -> dict[
     return delays
 
 
-@contextmanager
-def uploads(ends: list[LinkEnds]) -> Iterator[None]:
-    """Every one of these devices uploads over TCP as fast as its link lets it."""
-    stop = threading.Event()
-    threads, sockets = [], []
+def _upload(ends: list[LinkEnds], ready: Any) -> None:
+    """In a process of its own, so that its interpreter's lock does not delay the probes."""
 
     def listen() -> socket.socket:
         handle = socket.socket()
@@ -140,48 +139,45 @@ def uploads(ends: list[LinkEnds]) -> Iterator[None]:
         handle.listen(64)
         return handle
 
-    server = ends[0].broker_ns.call(listen)
-    server.settimeout(10.0)
-
     def drain(handle: socket.socket) -> None:
         while handle.recv(65_536):
             pass
 
     def upload(handle: socket.socket) -> None:
-        handle.settimeout(0.5)
-        while not stop.is_set():
-            try:
-                handle.send(b"\0" * 16_384)
-            except TimeoutError:
-                continue
-        handle.close()
+        while True:
+            handle.sendall(b"\0" * 16_384)
 
+    server = ends[0].broker_ns.call(listen)
     for one in ends:
         address = (one.broker_address, server.getsockname()[1])
-        client = one.device_ns.call(lambda address=address: socket.create_connection(address, 10.0))
+        client = one.device_ns.call(partial(socket.create_connection, address, 10.0))
         other, _ = server.accept()
-        other.settimeout(None)
-        sockets += [client, other]
-        threads += [
-            threading.Thread(target=upload, args=(client,)),
-            threading.Thread(target=drain, args=(other,)),
-        ]
-    for thread in threads:
-        thread.start()
+        client.settimeout(None)
+        for function, handle in ((upload, client), (drain, other)):
+            threading.Thread(target=function, args=(handle,), daemon=True).start()
+    ready.set()
+    time.sleep(600)  # longer than any benchmark; it is ended from outside
+
+
+@contextmanager
+def uploads(ends: list[LinkEnds]) -> Iterator[None]:
+    """Every one of these devices uploads over TCP as fast as its link lets it."""
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=_upload, args=(ends, ready), daemon=True)
+    process.start()
     try:
+        if not ready.wait(30.0):
+            raise RuntimeError("the uploads did not start within 30 s")
         yield
     finally:
-        stop.set()
-        for thread in threads:
-            thread.join(10.0)
-        for handle in sockets:
-            handle.close()
-        server.close()
+        process.kill()
+        process.join(10.0)
 
 
 def delays_under_load(backend: Backend) -> list[dict[str, Any]]:
     """Probes of one idle device while nine others upload at 1 Mbit/s each and all burn their quota."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     with fleet(LOAD_DEVICES, [LOAD_CPUS] * LOAD_DEVICES) as made:
         ends = [made.ends(index) for index in range(LOAD_DEVICES)]
         busy = Link(name="busy", up=Shape(rate_bit_s=1_000_000, delay_s=0.03), down=Shape(delay_s=0.03))
@@ -194,8 +190,8 @@ def delays_under_load(backend: Backend) -> list[dict[str, Any]]:
                 link = Link(name="probed", up=Shape(delay_s=delay), down=Shape(delay_s=delay))
                 backend.apply(ends[0], link)
                 for up in (True, False):
-                    found = sorted(probe(ends[0], PROBES, 0.01, up=up).values())
-                    median, p99 = statistics.median(found), found[int(0.99 * (len(found) - 1))]
+                    found: list[float] = sorted(probe(ends[0], PROBES, 0.01, up=up).values())
+                    median, p99 = float(statistics.median(found)), found[int(0.99 * (len(found) - 1))]
                     rows.append(
                         {
                             "delay_s": delay,
@@ -218,7 +214,7 @@ def jitter(backend: Backend, made: Fleet) -> list[dict[str, Any]]:
     backend.apply(ends, Link(name="jitter", up=shape, down=shape))
     for up in (True, False):
         found = probe(ends, PROBES, 6 * JITTER_S, up=up)
-        deviation = statistics.stdev(found.values())
+        deviation: float = statistics.stdev(list(found.values()))
         rows.append({"way": "up" if up else "down", "error": round(deviation / JITTER_S - 1, 4)})
     backend.clear(ends)
     return rows
@@ -323,7 +319,9 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures with bounds, over all backends that ran."""
     every = [one for row in rows for one in row["rates"]]
     delays = [one for row in rows for one in row["delays"]]
-    costs = {key: max((row[key] for row in rows if key in row), default=None) for key in COSTS}
+    costs: dict[str, Any] = {
+        key: max((row[key] for row in rows if key in row), default=None) for key in COSTS
+    }
     return {
         "rate_error_max": max(abs(one["rate_error"]) for one in every),
         "queue_error_max": max(abs(one["queue_error"]) for one in every),

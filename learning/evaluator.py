@@ -17,11 +17,18 @@ Array = npt.NDArray[Any]
 
 
 class Evaluation(Struct, kw_only=True):
-    """`confusion[true, predicted]` counts; empty for losses without classes."""
+    """`confusion[true, predicted]` counts; empty for losses without classes.
+
+    `f1` is the macro average over classes that occur; `mse` for regression; `perplexity` is e^loss for
+    next_token.
+    """
 
     samples: int
     loss: float
     accuracy: float | None = None
+    f1: float | None = None
+    mse: float | None = None
+    perplexity: float | None = None
     per_class_accuracy: list[float] = field(default_factory=list)
     confusion: Array = field(default_factory=lambda: np.zeros((0, 0), np.int64))
 
@@ -51,7 +58,7 @@ class Evaluator:
             samples += real
             if confusion is not None:
                 np.add.at(confusion, (y.reshape(-1), output.argmax(-1).reshape(-1)), 1)
-        return _summary(samples, total / samples, confusion)
+        return _summary(self.artifact.loss, samples, total / samples, confusion)
 
     def _batches(self) -> Iterator[tuple[Array, Array, int]]:
         spec, labels = self.artifact.input, self.artifact.labels
@@ -69,18 +76,28 @@ class Evaluator:
             )
 
 
-def _summary(samples: int, loss: float, confusion: npt.NDArray[np.int64] | None) -> Evaluation:
+def _summary(kind: str, samples: int, loss: float, confusion: npt.NDArray[np.int64] | None) -> Evaluation:
     if confusion is None or not confusion.size:
-        return Evaluation(samples=samples, loss=loss)
+        return Evaluation(samples=samples, loss=loss, mse=loss if kind == "mean_squared_error" else None)
     rows = confusion.sum(axis=1)
     hits = np.diag(confusion)
     return Evaluation(
         samples=samples,
         loss=loss,
         accuracy=float(hits.sum() / rows.sum()),
+        f1=macro_f1(confusion),
+        # Beyond e^50 a perplexity says no more than "diverged", and e^800 would overflow.
+        perplexity=float(np.exp(min(loss, 50.0))) if kind == "next_token" else None,
         per_class_accuracy=[float(h / r) if r else float("nan") for h, r in zip(hits, rows, strict=True)],
         confusion=confusion,
     )
+
+
+def macro_f1(confusion: npt.NDArray[np.int64]) -> float:
+    """Mean over the classes that occur of 2·TP / (2·TP + FP + FN)."""
+    hits, rows, columns = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    seen = rows > 0
+    return float((2 * hits[seen] / (rows[seen] + columns[seen])).mean())
 
 
 def log_softmax(z: Array) -> Array:

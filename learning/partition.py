@@ -30,6 +30,7 @@ class Partition:
 
     kind: str
     devices: tuple[Indices, ...]
+    notes: tuple[str, ...] = ()
 
     def histograms(self, labels: Labels, classes: int) -> npt.NDArray[np.int64]:
         """Label counts, shape [devices, classes]."""
@@ -123,7 +124,123 @@ def shards(
     return Partition("shards", tuple(np.sort(part) for part in parts))
 
 
-PARTITIONS: dict[str, Callable[..., Partition]] = {"iid": iid, "dirichlet": dirichlet, "shards": shards}
+def dirichlet_free(
+    labels: Labels, devices: int, samples_per_device: int, seed: int, alpha: float = 0.5, least: int = 10
+) -> Partition:
+    """Free sizes: each class is divided among the devices by Dirichlet(α) (Yurochkin et al. 2019,
+    arXiv:1905.12022).
+
+    `samples_per_device` is the mean. Draws that leave a device fewer than `least` samples are repeated, at
+    most REDRAWS times; then the smallest devices are filled up from the largest, which is said in `notes`.
+    """
+    if not alpha > 0 or not np.isfinite(alpha):
+        raise PartitionError(f"alpha must be a number above 0, got {alpha}")
+    _require(labels, devices, max(least, 1))
+    _require(labels, devices, samples_per_device)
+    rng = _generator(seed)
+    pool = rng.permutation(len(labels))[: devices * samples_per_device]
+    for _ in range(REDRAWS):
+        parts = _divide_classes(labels, pool, devices, alpha, rng)
+        if min(len(part) for part in parts) >= least:
+            return Partition("dirichlet-free", tuple(np.sort(np.asarray(p, np.int64)) for p in parts))
+    moved = _repair(parts, least)
+    note = f"after {REDRAWS} draws, {moved} samples were moved so that every device has {least}"
+    return Partition("dirichlet-free", tuple(np.sort(np.asarray(p, np.int64)) for p in parts), (note,))
+
+
+REDRAWS = 20  # a draw costs milliseconds; what 20 draws do not give, alpha does not allow
+
+
+def _divide_classes(
+    labels: Labels, pool: Indices, devices: int, alpha: float, rng: np.random.Generator
+) -> list[list[int]]:
+    parts: list[list[int]] = [[] for _ in range(devices)]
+    for label in np.unique(labels[pool]):
+        members = pool[labels[pool] == label]
+        cuts = (np.cumsum(rng.dirichlet([alpha] * devices))[:-1] * len(members)).astype(int)
+        for part, some in zip(parts, np.split(members, cuts), strict=True):
+            part.extend(some.tolist())
+    return parts
+
+
+def _repair(parts: list[list[int]], least: int) -> int:
+    """Move samples from the largest part to the smallest until none is below `least`. Deterministic."""
+    moved = 0
+    while len(smallest := min(parts, key=len)) < least:
+        smallest.append(max(parts, key=len).pop())
+        moved += 1
+    return moved
+
+
+def quantity(
+    labels: Labels, devices: int, samples_per_device: int, seed: int, exponent: float = 1.0
+) -> Partition:
+    """Same label distribution, sizes ∝ 1/rank^exponent: few devices have most of the data. The mean is as
+    asked.
+    """
+    _require(labels, devices, samples_per_device)
+    rng = _generator(seed)
+    total = devices * samples_per_device
+    share = 1.0 / np.arange(1, devices + 1) ** exponent
+    sizes = np.maximum(1, np.floor(share / share.sum() * total).astype(np.int64))
+    sizes[0] -= sizes.sum() - total
+    if sizes[0] < 1:
+        raise PartitionError(
+            f"{devices} devices of {samples_per_device} with exponent {exponent}: sizes fall below 1"
+        )
+    order = rng.permutation(len(labels))[:total]
+    parts = np.split(order, np.cumsum(sizes)[:-1])
+    return Partition("quantity", tuple(np.sort(parts[i]) for i in rng.permutation(devices)))
+
+
+def natural(users: npt.NDArray[np.int64], devices: int, samples_per_device: int, seed: int) -> Partition:
+    """By who produced the sample: every device is one user (speaker, writer, machine), at most
+    `samples_per_device`.
+
+    Takes the data set's `users` where the others take labels.
+    """
+    ids, counts = np.unique(users, return_counts=True)
+    if len(ids) < devices:
+        raise PartitionError(f"{devices} devices need as many users, the data set has {len(ids)}")
+    rng = _generator(seed)
+    largest = ids[np.argsort(-counts, kind="stable")][:devices]
+    parts = [rng.permutation(np.flatnonzero(users == user))[:samples_per_device] for user in largest]
+    return Partition("natural", tuple(np.sort(part) for part in parts))
+
+
+def local_split(partition: Partition, test_share: float, seed: int) -> tuple[Partition, Partition]:
+    """Each device's own train and test part: disjoint, at least one sample on either side."""
+    if not 0 < test_share < 1:
+        raise PartitionError(f"test share {test_share}: must lie between 0 and 1")
+    rng = _generator(seed)
+    train, test = [], []
+    for chosen in partition.devices:
+        if len(chosen) < 2:
+            raise PartitionError(f"a device with {len(chosen)} sample cannot be split: at least 2 are needed")
+        mixed = rng.permutation(chosen)
+        cut = min(len(mixed) - 1, max(1, round(test_share * len(mixed))))
+        test.append(np.sort(mixed[:cut]))
+        train.append(np.sort(mixed[cut:]))
+    return Partition(partition.kind, tuple(train)), Partition(partition.kind, tuple(test))
+
+
+def table(partition: Partition, labels: Labels, classes: int, names: Sequence[str]) -> list[str]:
+    """Who got what, as lines of text: name, samples, then the count of every class."""
+    counts = partition.histograms(labels, classes)
+    width = max(6, *(len(name) for name in names))
+    lines = [f"{'device':<{width}} {'total':>6} " + " ".join(f"{c:>5}" for c in range(classes))]
+    for name, row in zip(names, counts, strict=True):
+        lines.append(f"{name:<{width}} {row.sum():>6} " + " ".join(f"{count:>5}" for count in row))
+    return [*lines, *partition.notes]
+
+
+PARTITIONS: dict[str, Callable[..., Partition]] = {
+    "iid": iid,
+    "dirichlet": dirichlet,
+    "shards": shards,
+    "dirichlet-free": dirichlet_free,
+    "quantity": quantity,
+}
 
 
 def write_shards(

@@ -112,13 +112,19 @@ class Trainer:
         return spec.local_epochs * -(-len(self.shard) // spec.batch_size)
 
     def train(
-        self, flat_params: Received, spec: TrainingSpec, seed: int, on_step: OnStep | None = None
+        self,
+        flat_params: Received,
+        spec: TrainingSpec,
+        seed: int,
+        on_step: OnStep | None = None,
+        correction: Flat | None = None,
     ) -> TrainResult:
         """Train from `flat_params` (left untouched) and return the difference.
 
         The received version may be float32 or float16; a version that travelled as float16 is best given as
         it is, since it stays in memory as the anchor of the difference.
 
+        `correction` is added to every gradient (SCAFFOLD's c − cᵢ, learning.scaffold).
         `on_step(step, steps)` is called after every step; False cancels with TrainingCancelled, its own
         exceptions pass through. Raises TrainingDiverged on a NaN or infinite loss, ArtifactError on
         contradictions.
@@ -134,7 +140,7 @@ class Trainer:
             )
         began = time.monotonic()
         work: Flat = flat_params.astype(np.float32)
-        loop = _Loop(self, spec, work, flat_params, seed)
+        loop = _Loop(self, spec, work, flat_params, seed, correction)
         steps = self.steps(spec)
         for index, (chosen, real) in enumerate(
             batches(len(self.shard), spec.batch_size, steps, seed, fill=bool(artifact.state)), start=1
@@ -161,7 +167,16 @@ class Trainer:
 class _Loop:
     """The state of one task: buffers, optimizer, running sums."""
 
-    def __init__(self, trainer: Trainer, spec: TrainingSpec, work: Flat, anchor: Received, seed: int) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        spec: TrainingSpec,
+        work: Flat,
+        anchor: Received,
+        seed: int,
+        correction: Flat | None,
+    ) -> None:
+        self.correction = correction
         self.shard, self.spec, self.work, self.anchor = trainer.shard, spec, work, anchor
         self.grad = np.empty_like(work)
         self.session = StepSession(trainer.artifact, work, self.grad, trainer.threads)
@@ -191,6 +206,8 @@ class _Loop:
         kept = [self.grad[part].copy() for part in self.state]
         if spec.prox_mu:
             add_proximal(self.grad, self.work, self.anchor, spec.prox_mu)
+        if self.correction is not None:
+            self.grad += self.correction
         for part in self.state:
             self.grad[part] = 0.0
         if spec.clip_norm is not None:

@@ -7,20 +7,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 from learning.datasets.base import Dataset
+from learning.datasets.folder import load_folder
 from learning.datasets.mnist import load_mini, load_mnist
+from learning.datasets.sensors import make_sensors
+from learning.datasets.text import load_text
 from learning.shard import DatasetError
 
 Loader = Callable[[Path | None], Dataset]
 
-DATASETS: dict[str, Loader] = {"mnist": load_mnist, "mnist-mini": load_mini}
+DATASETS: dict[str, Loader] = {
+    "mnist": load_mnist,
+    "mnist-mini": load_mini,
+    "sensors": lambda _: make_sensors(),
+}
 
 
 def load(name: str, data_dir: str | Path | None = None) -> Dataset:
-    """A data set by name. `data_dir` is where downloaded ones live; by default the environment's
-    EDGERIG_DATA.
+    """A data set by name, or a path: a folder (learning.datasets.folder) or a .txt file. `data_dir` is where
+    downloaded ones live; by default the environment's EDGERIG_DATA.
 
     Raises DatasetError for an unknown name and for a missing, unreadable or corrupt folder.
     """
+    if name not in DATASETS and (os.sep in name or name.endswith(".txt")):
+        path = Path(name)
+        return load_folder(path) if path.is_dir() else load_text(path)
     if name not in DATASETS:
         raise DatasetError(f"unknown data set {name!r}: choose one of {', '.join(sorted(DATASETS))}")
     folder = data_dir if data_dir is not None else os.environ.get("EDGERIG_DATA")

@@ -10,6 +10,7 @@ import pytest
 
 from learning.datasets import DatasetError, load
 from learning.datasets.idx import read_idx
+from learning.datasets.sensors import make_sensors
 from learning.shard import Shard, open_shard
 
 
@@ -116,3 +117,58 @@ def test_shards_are_mapped_and_checked(tmp_path):
         open_shard(tmp_path)
     with pytest.raises(DatasetError, match="empty"):
         Shard(np.zeros((0, 2)), np.zeros(0))
+
+
+def test_a_users_own_folder_as_npz_and_csv(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    with pytest.raises(DatasetError, match=r"neither train.npz"):
+        load(str(folder))
+    for part, count in (("train", 6), ("test", 2)):
+        np.savez(folder / f"{part}.npz", x=np.ones((count, 3), np.float32), y=np.arange(count) % 3)
+    data = load(str(folder))
+    assert (data.train_x.shape, data.classes, data.users) == ((6, 3), 3, None)
+    (folder / "train.npz").unlink()
+    (folder / "train.csv").write_text("a,user,label\n1.5,7,0\n2,8,1\n")
+    (folder / "test.csv").write_text("a,user,label\n3,7,1\n")
+    data = load(str(folder))
+    assert data.train_x.tolist() == [[1.5], [2.0]]
+    assert data.users.tolist() == [7, 8]
+    assert data.classes == 2
+    (folder / "train.csv").write_text("a,label\n1,x\n")
+    with pytest.raises(DatasetError, match=r"train.csv.*must be a number"):
+        load(str(folder))
+    (folder / "train.csv").write_text("a,label\nnan,1\n")
+    with pytest.raises(DatasetError, match="not finite"):
+        load(str(folder))
+    (folder / "train.csv").write_text("a,label\n1,1\n")
+    (folder / "test.csv").unlink()
+    with pytest.raises(DatasetError, match=r"test.csv is missing"):
+        load(str(folder))
+
+
+def test_text_becomes_windows_and_what_follows(tmp_path):
+    path = tmp_path / "play.txt"
+    path.write_text("ROMEO:\n" + "ab" * 100 + "\nJULIET:\n" + "cd" * 100 + "\n")
+    data = load(str(path))
+    assert data.train_x.shape[1] == 64
+    np.testing.assert_array_equal(data.train_x[0, 1:], data.train_y[0, :-1])
+    assert data.users.max() == 1
+    assert data.train_x.max() < data.classes
+    path.write_text("short")
+    with pytest.raises(DatasetError, match="at least 129"):
+        load(str(path))
+
+
+def test_sensor_windows_drift_between_devices_only_if_asked():
+    same, apart = (make_sensors(users=4, per_user=50, test_per_user=5, drift=d) for d in (0.0, 1.0))
+    assert same.train_x.shape == (200, 6, 128)
+    assert same.train_x.dtype == np.float32
+
+    def distance(data):
+        means = np.stack([data.train_x[data.users == u].mean(axis=(0, 2)) for u in range(4)])
+        return float(means.std(axis=0).mean())
+
+    assert distance(apart) > 5 * distance(same)
+    again = make_sensors(users=4, per_user=50, test_per_user=5, drift=1.0)
+    np.testing.assert_array_equal(apart.train_x, again.train_x)

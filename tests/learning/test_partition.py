@@ -10,15 +10,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learning.datasets.base import Dataset
-from learning.partition import PARTITIONS, PartitionError, dirichlet, iid, shards, write_shards
+from learning.partition import (
+    PARTITIONS,
+    PartitionError,
+    dirichlet,
+    dirichlet_free,
+    iid,
+    local_split,
+    natural,
+    quantity,
+    shards,
+    table,
+    write_shards,
+)
 from learning.shard import open_shard
 
 LABELS = np.repeat(np.arange(10), 100)
+EQUAL = ["dirichlet", "iid", "shards"]
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    kind=st.sampled_from(sorted(PARTITIONS)),
+    kind=st.sampled_from(EQUAL),
     devices=st.integers(1, 20),
     each=st.integers(2, 50),
     seed=st.integers(0, 2**40),
@@ -37,7 +50,7 @@ def test_every_partition_is_disjoint_equal_and_repeatable(kind, devices, each, s
         np.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.parametrize("kind", sorted(PARTITIONS))
+@pytest.mark.parametrize("kind", EQUAL)
 def test_all_the_data_can_be_dealt_out(kind):
     made = PARTITIONS[kind](LABELS, 10, 100, seed=5)
     assert len(np.unique(np.concatenate(made.devices))) == 1_000
@@ -71,7 +84,7 @@ def test_two_shards_give_at_most_four_labels_and_each_sample_once():
 
 def test_indices_are_the_same_on_every_platform():
     digest = hashlib.sha256()
-    for kind in sorted(PARTITIONS):
+    for kind in EQUAL:
         for part in PARTITIONS[kind](LABELS, 7, 20, seed=11).devices:
             digest.update(part.astype("<i8").tobytes())
     assert digest.hexdigest()[:16] == EXPECTED
@@ -108,3 +121,45 @@ def test_written_shards_hold_each_device_its_own(tmp_path):
     assert len(open_shard(tmp_path / "test")) == 7
     with pytest.raises(PartitionError, match="distinct names"):
         write_shards(data, made, ["a", "a", "test"], tmp_path)
+
+
+@settings(max_examples=30, deadline=None)
+@given(alpha=st.floats(0.01, 100), seed=st.integers(0, 1000), devices=st.integers(1, 20))
+def test_free_sizes_are_disjoint_and_none_is_too_small(alpha, seed, devices):
+    made = dirichlet_free(LABELS, devices, 50, seed, alpha)
+    taken = np.concatenate(made.devices)
+    assert len(np.unique(taken)) == len(taken) == devices * 50
+    assert min(len(part) for part in made.devices) >= 10
+
+
+def test_a_repaired_partition_says_so():
+    made = dirichlet_free(LABELS, 20, 15, 1, alpha=0.01)
+    assert "samples were moved" in made.notes[0]
+    assert made.notes[0] in table(made, LABELS, 10, [f"d{i}" for i in range(20)])
+
+
+def test_quantity_skew_keeps_the_sum_and_falls_by_rank():
+    made = quantity(LABELS, 10, 100, seed=3, exponent=1.0)
+    sizes = sorted(len(part) for part in made.devices)
+    assert sum(sizes) == 1_000
+    assert sizes[-1] > 8 * sizes[0]
+    assert len(np.unique(np.concatenate(made.devices))) == 1_000
+
+
+def test_natural_devices_are_one_user_each():
+    users = np.repeat(np.arange(5), [10, 50, 20, 40, 30])
+    made = natural(users, 3, 35, seed=1)
+    assert [np.unique(users[part]).tolist() for part in made.devices] == [[1], [3], [4]]
+    assert [len(part) for part in made.devices] == [35, 35, 30]
+    with pytest.raises(PartitionError, match="6 devices need as many users, the data set has 5"):
+        natural(users, 6, 10, seed=1)
+
+
+def test_local_split_divides_every_device():
+    made = iid(LABELS, 4, 25, seed=1)
+    train, test = local_split(made, 0.2, seed=2)
+    for whole, left, right in zip(made.devices, train.devices, test.devices, strict=True):
+        assert len(right) == 5
+        np.testing.assert_array_equal(np.sort(np.concatenate([left, right])), whole)
+    with pytest.raises(PartitionError, match="at least 2"):
+        local_split(iid(LABELS, 2, 1, seed=1), 0.5, seed=1)

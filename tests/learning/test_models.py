@@ -1,0 +1,188 @@
+"""Reference models, losses and metrics; gradients of every model against PyTorch, where it is installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+from edgerig.commands.model import app
+from learning.artifact import InputSpec
+from learning.autodiff import AutodiffError, build_training_graph, initial_parameters
+from learning.autodiff.losses import LOSSES
+from learning.autodiff.table import document
+from learning.evaluator import Evaluator, macro_f1
+from learning.models import MODELS, build_model
+from learning.plugins import PluginError, load_plugins
+from learning.prepare import check, export, inspect, load_model
+from learning.session import StepSession
+from learning.shard import Shard
+
+RAW = InputSpec(dtype="float32", scale=1.0)
+
+
+def prepared(name, batch=4, **options):
+    model = build_model(name, 1)
+    scaling = RAW if name in ("gru", "conv1d") else None
+    loss = "next_token" if name == "transformer" else "softmax_cross_entropy"
+    return model, build_training_graph(model, batch_size=batch, scaling=scaling, **{"loss": loss, **options})
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_gradients_are_pytorchs(name):
+    pytest.importorskip("torch", reason="the oracle is PyTorch (edgerig[bench])")
+    model, artifact = prepared(name)
+    result = check(model, artifact)
+    assert result.loss == pytest.approx(result.torch_loss, rel=1e-5)
+    assert result.worst < 1e-4, result.errors
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_losses_weigh_samples_and_agree_with_the_evaluator(loss):
+    """Two samples of which one counts: loss and gradient are those of that one alone."""
+    name = "transformer" if loss == "next_token" else "mlp"
+    model, artifact = prepared(name, batch=2, loss=loss)
+    flat = initial_parameters(model, artifact)
+    rng = np.random.default_rng(0)
+    high = 96 if name == "transformer" else 255
+    x = rng.integers(0, high, (2, *artifact.input.shape)).astype(artifact.input.dtype)
+    shape = (2, *artifact.labels.shape)
+    y = (
+        rng.random(shape).astype(np.float32)
+        if artifact.labels.dtype == "float32"
+        else rng.integers(0, 10, shape)
+    )
+    grad = np.empty_like(flat)
+    step = StepSession(artifact, flat, grad)
+    step.x[...], step.labels[...] = x, y
+    step.weights[:] = [0.5, 0.0]
+    one = step.run()
+    kept = grad.copy()
+    step.x[1], step.labels[1] = x[0], y[0]
+    step.weights[:] = 1.0
+    assert step.run() == pytest.approx(4 * one, rel=1e-5)
+    np.testing.assert_allclose(grad, kept, atol=1e-6)
+    measured = Evaluator(artifact, Shard(x[:1], y[:1])).evaluate(flat)
+    assert measured.loss == pytest.approx(2 * one, rel=1e-4)
+    assert (measured.mse is not None) == (loss == "mean_squared_error")
+    assert (measured.perplexity is not None) == (loss == "next_token")
+
+
+def test_label_smoothing_is_pytorchs():
+    torch = pytest.importorskip("torch", reason="the oracle is PyTorch (edgerig[bench])")
+    model, artifact = prepared("mlp", loss_options={"label_smoothing": 0.1})
+    flat = initial_parameters(model, artifact)
+    step = StepSession(artifact, flat, np.empty_like(flat))
+    step.labels[...] = [1, 2, 3, 4]
+    from learning.autodiff.oracle import torch_output
+
+    output, _ = torch_output(model, np.zeros((4, 1, 28, 28), np.float32), {})
+    want = torch.nn.functional.cross_entropy(output, torch.tensor([1, 2, 3, 4]), label_smoothing=0.1)
+    assert step.run() / 4 == pytest.approx(float(want), rel=1e-5)
+    with pytest.raises(AutodiffError, match="softmax_cross_entropy"):
+        prepared("mlp", loss_options={"smoothing": 0.1})
+
+
+def test_macro_f1_by_hand():
+    assert macro_f1(np.array([[8, 2], [4, 6]])) == pytest.approx((16 / 22 + 12 / 18) / 2)
+    assert macro_f1(np.array([[5, 0, 0], [0, 5, 0], [0, 0, 0]])) == 1.0
+
+
+def test_inspection_counts():
+    found = inspect(build_model("cnn"), 16)
+    assert found.parameters == 1_663_370
+    assert found.flops == pytest.approx(
+        2 * (784 * 25 * 32 + 196 * 25 * 32 * 64 + 3136 * 512 + 5120), rel=0.01
+    )
+    assert found.unsupported == []
+    assert any("BatchNormalization" in note for note in found.notes)
+    reasons = {v.name: v.reason for v in inspect(build_model("transformer"), 2).verdicts}
+    assert reasons["block0.attention.mask"].startswith("constant: looks like a mask")
+    assert reasons["position"] == "weight of Add add_2"
+
+
+def test_broken_files_are_refused_before_anything_starts(tmp_path):
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(build_model("mlp").SerializeToString()[:5_000])
+    with pytest.raises(AutodiffError, match=r"cut.onnx is no valid ONNX model"):
+        load_model(path)
+    with pytest.raises(AutodiffError, match="no file and no reference model"):
+        load_model("resnet")
+
+
+def test_export_puts_trained_parameters_into_the_model():
+    model, artifact = prepared("mlp")
+    flat = np.random.default_rng(0).standard_normal(artifact.size).astype(np.float32)
+    trained = export(model, artifact, flat)
+    onnx.checker.check_model(trained)
+    np.testing.assert_array_equal(initial_parameters(trained, artifact), flat)
+    with pytest.raises(AutodiffError, match="not the one"):
+        export(build_model("cnn"), artifact, flat)
+    flat[0] = np.nan
+    with pytest.raises(AutodiffError, match="not finite"):
+        export(model, artifact, flat)
+
+
+def test_the_commands(tmp_path):
+    run = CliRunner().invoke
+    out = tmp_path / "m.artifact"
+    done = run(app, ["prepare", "mlp", "-o", str(out), "--batch-size", "4"])
+    assert done.exit_code == 0, done.output
+    trained = tmp_path / "t.onnx"
+    exported = ["export", "mlp", "--artifact", str(out), "--parameters", str(out.with_suffix(".npy"))]
+    done = run(app, [*exported, "-o", str(trained)])
+    assert done.exit_code == 0, done.output
+    done = run(app, ["inspect", str(trained)])
+    assert done.exit_code == 0
+    assert "parameters: 199210" in done.output
+    assert run(app, ["inspect", "cnn", "--memory-mb", "50"]).exit_code == 2
+    assert run(app, ["prepare", "nothing"]).exit_code == 2
+    assert run(app, ["prepare", "mlp", "--loss", "l1", "-o", str(out)]).exit_code == 2
+
+
+def test_devices_never_import_onnx():
+    """What a device imports of learning/ must not pull in the operator's libraries."""
+    code = (
+        "import sys; import learning.trainer, learning.artifact, learning.shard, learning.session, "
+        "learning.optimizers, learning.scaffold, learning.evaluator; "
+        "print([m for m in ('onnx', 'pydantic', 'typer', 'torch') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_operator_table_lists_every_rule():
+    text = document()
+    for operator in ("Conv", "GRU", "LayerNormalization", "Einsum"):
+        assert f"| {operator} |" in text
+    assert "| `cnn` | 1,663,370 |" in text
+
+
+class Point:
+    """An entry point as importlib.metadata gives it."""
+
+    def __init__(self, group, name, loaded):
+        self.group, self.name, self.value, self.dist, self._loaded = group, name, "pkg:thing", None, loaded
+
+    def load(self):
+        if isinstance(self._loaded, Exception):
+            raise self._loaded
+        return self._loaded
+
+
+def test_plugins_join_the_tables_but_never_replace(monkeypatch):
+    monkeypatch.delitem(MODELS, "mine", raising=False)
+    try:
+        assert load_plugins([Point("edgerig.models", "mine", build_model)]) == ["edgerig.models:mine"]
+        assert MODELS["mine"] is build_model
+        assert load_plugins([Point("console_scripts", "x", None)]) == []
+        with pytest.raises(PluginError, match="has that name already"):
+            load_plugins([Point("edgerig.models", "cnn", build_model)])
+        with pytest.raises(PluginError, match="does not load: gone"):
+            load_plugins([Point("edgerig.partitions", "p", ImportError("gone"))])
+    finally:
+        MODELS.pop("mine", None)

@@ -1,0 +1,50 @@
+"""Ten models exported by PyTorch train to PyTorch's own loss curve: 50 steps within 1e-3.
+
+The files and the curves were made by scripts/make_torch_fixtures.py; PyTorch is not needed here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from learning.artifact import InputSpec, TrainingArtifact
+from learning.autodiff import build_training_graph, initial_parameters
+from learning.optimizers import Sgd
+from learning.session import StepSession
+
+FIXTURES = Path(__file__).parent / "fixtures"
+BATCH, LR, MOMENTUM = 8, 0.02, 0.9
+NAMES = sorted(path.stem for path in FIXTURES.glob("*.onnx"))
+
+
+def test_there_are_ten():
+    assert len(NAMES) == 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loss_curve_is_pytorchs(name):
+    model = onnx.load(str(FIXTURES / f"{name}.onnx"))
+    data = np.load(FIXTURES / f"{name}.npz")
+    feed = "int64" if data["x"].dtype.kind == "i" else "float32"
+    artifact = build_training_graph(
+        model,
+        batch_size=BATCH,
+        loss="softmax_cross_entropy" if data["y"].dtype.kind == "i" else "mean_squared_error",
+        scaling=InputSpec(dtype=feed, scale=1.0),
+    )
+    artifact = TrainingArtifact.from_bytes(artifact.to_bytes())
+    params = initial_parameters(model, artifact)
+    grad = np.empty_like(params)
+    session, optimizer = StepSession(artifact, params, grad), Sgd(params.size, MOMENTUM)
+    got = []
+    for step in range(50):
+        start = step * BATCH % len(data["x"])
+        session.x[...] = data["x"][start : start + BATCH]
+        session.labels[...] = data["y"][start : start + BATCH].reshape(session.labels.shape)
+        got.append(session.run() / BATCH)
+        optimizer.step(params, grad, LR)
+    np.testing.assert_allclose(got, data["losses"], atol=1e-3)

@@ -301,7 +301,7 @@ def measure() -> dict[str, Any]:
             continue
         backend.start()
         with fleet(1) as made:
-            row = {
+            row: dict[str, Any] = {
                 "rates": rates(backend, made),
                 "jitter": jitter(backend, made),
                 "loss": loss(backend, made),

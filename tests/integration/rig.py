@@ -25,7 +25,7 @@ devices:
   pi: {profile: raspberry-pi-4, count: 3, link: home-wifi, cpus: 0.3}
 data: {dataset: mnist-mini, samples_per_device: 300, partition: {kind: iid}}
 model: mlp
-training: {rounds: 40, local_epochs: 1, batch_size: 16, optimizer: {kind: sgd, lr: 0.05, momentum: 0.9}}
+training: {rounds: 400, local_epochs: 1, batch_size: 16, optimizer: {kind: sgd, lr: 0.05, momentum: 0.9}}
 policy: {kind: synchronous, cohort: 3, deadline: 30 s, quorum: 0.5}
 compression: {uplink: {sparsify: {top_k: 0.01}, quantize: int8, entropy: zstd}, downlink: {quantize: fp16}}
 expect: {updates_lost: 0}

@@ -59,7 +59,7 @@ class Hostd:
         self._keeper = LinkKeeper(plan, backend, history, self._undo)
         self._bringup = BringUp(plan, paths, self._fleet, self._keeper, history)
         self._tail = Tail(paths.coordinator_history)
-        self._runner = FaultRunner(FAULTS, plan, docker, self._keeper, history, self._undo)
+        self._runner = FaultRunner(FAULTS, plan.devices, docker, self._keeper, history, self._undo)
         self._faults = FaultCore(plan.faults, done=_already_fired(Tail(paths.history)))
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="bringup")
         self._job: Future[None] | None = None

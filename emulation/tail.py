@@ -11,6 +11,8 @@ from history.events import Event
 READ_BYTES = 1 << 20  # per turn; the coordinator writes some kB a second
 LINE_BYTES_MAX = 1 << 19  # twice history.writer.EVENT_BYTES_MAX: a longer line is not ours
 
+_decoder = msgspec.json.Decoder(Event)
+
 
 class Tail:
     """`read` returns the events that were completed since the last call; the file need not exist yet."""
@@ -38,8 +40,5 @@ def _decode(line: bytes) -> Event | None:
     """A line that is no event (cut short by a kill) is skipped, as every reader of the history does."""
     try:
         return _decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except msgspec.DecodeError:
         return None
-
-
-_decoder = msgspec.json.Decoder(Event)

@@ -5,7 +5,7 @@ after.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from emulation.docker_host import DockerProblem
@@ -15,7 +15,7 @@ from emulation.link_keeper import VANISHED
 from emulation.links.delay_client import DelayProcessError
 from emulation.undo import UndoFile
 from history.writer import HistoryWriter
-from topology.plan import FaultPlan, Plan
+from topology.plan import DevicePlan, FaultPlan
 
 VERIFY_WAIT_S = 5.0  # a killed container is dead within a tenth of a second, a paused one at once
 VERIFY_GAP_S = 0.05
@@ -26,7 +26,7 @@ class FaultRunner:
     def __init__(
         self,
         registry: Mapping[str, Fault],
-        plan: Plan,
+        devices: Iterable[DevicePlan],
         machines: Machines,
         links: Links,
         history: HistoryWriter,
@@ -37,7 +37,7 @@ class FaultRunner:
     ) -> None:
         self._registry, self._history, self._undo = registry, history, undo
         self._machines, self._links = machines, links
-        self._quotas = {device.name: (device.cpus, device.cpu_period_us) for device in plan.devices}
+        self._quotas = {device.name: (device.cpus, device.cpu_period_us) for device in devices}
         self._active: dict[str, tuple[FaultPlan, float]] = {}
         self._mono, self._sleep = mono, sleep
         self._numbers: dict[str, int] = {}

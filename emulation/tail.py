@@ -40,5 +40,5 @@ def _decode(line: bytes) -> Event | None:
     """A line that is no event (cut short by a kill) is skipped, as every reader of the history does."""
     try:
         return _decoder.decode(line)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

@@ -21,6 +21,8 @@ from topology.plan import Plan
 POLL_S = 0.25  # history is read four times a second: faster than a person reads, cheap beside the run
 NODES_EVERY_S = 1.0  # the state of containers costs a call to the engine
 AFTER_COORDINATOR_S = 40.0  # hostd waits up to 20 s for the agents, then heals
+# A restart by Docker's policy, by hand or by a fault takes a second or two; who stays away longer has ended for good.
+DEAD_GRACE_S = 10.0
 PER_ROUND_SLACK_S = 30.0  # evaluation, publishing, and deadline extensions that the coordinator itself bounds
 
 
@@ -78,7 +80,8 @@ class Driver:
         self._follower = Follower(root)
         self.writer = HistoryWriter(root / "nodes" / "runner" / "history.jsonl", "runner")
         self._finished = False  # run_finished was read
-        self._started_agents = False
+        self._dead_since: dict[str, float] = {}
+        self._under_fault: dict[str, set[str]] = {}  # fault → what it has hit and not yet healed
 
     def run(self) -> None:
         """Raises EnvironmentProblem or Interrupted; what was started is always torn down before it returns."""
@@ -114,8 +117,8 @@ class Driver:
             if nodes_due is None or now >= nodes_due:
                 nodes_due = now + NODES_EVERY_S
                 nodes = {node.name: node for node in self._runtime.nodes()}
-                self._check(nodes)
-                if not _still_running(nodes, "coordinator"):
+                self._check(nodes, now)
+                if _is_over(nodes):
                     ended_at = ended_at if ended_at is not None else now
                     if not _still_running(nodes, "hostd") or now - ended_at > AFTER_COORDINATOR_S:
                         return
@@ -132,15 +135,21 @@ class Driver:
         events = self._follower.poll()
         for event in events:
             self._finished = self._finished or event.event == "run_finished"
+            if event.event == "fault_applied":
+                self._under_fault[str(event["fault"])] = {str(name) for name in _listed(event.get("targets"))}
+            elif event.event == "fault_healed":
+                self._under_fault.pop(str(event["fault"]), None)
             self._watcher.feed(event)
         self._runtime.handle(events, self._clock())
 
-    def _check(self, nodes: dict[str, NodeState]) -> None:
+    def _check(self, nodes: dict[str, NodeState], now: float) -> None:
         """A service that ended on its own before the run did is the reason, not the silence that follows."""
+        excused = set().union(*self._under_fault.values())
         for node in nodes.values():
-            if node.running or self._finished or node.role in ("agent", "init", "report"):
+            if self._finished or node.name in excused or not _has_failed(node):
+                self._dead_since.pop(node.name, None)
                 continue
-            if node.exit_code in (0, None) and node.role != "broker":
+            if now - self._dead_since.setdefault(node.name, now) < DEAD_GRACE_S:
                 continue
             raise EnvironmentProblem(
                 f"{node.name} ended with exit code {node.exit_code} before the run was over",
@@ -151,6 +160,24 @@ class Driver:
 
     def _tail(self, node: str) -> list[str]:
         return self._runtime.log_tail(node)
+
+
+def _has_failed(node: NodeState) -> bool:
+    """Agents come and go; the services of a run end with 0 when it is over, the broker not at all."""
+    if node.running or node.role in ("agent", "init", "report"):
+        return False
+    return node.role == "broker" or node.exit_code not in (0, None)
+
+
+def _is_over(nodes: dict[str, NodeState]) -> bool:
+    """The coordinator has ended with 0, which it does when the run is over (a crash is another number)."""
+    return any(
+        node.role == "coordinator" and not node.running and node.exit_code == 0 for node in nodes.values()
+    )
+
+
+def _listed(value: object) -> list[object]:
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 def _still_running(nodes: dict[str, NodeState], role: str) -> bool:

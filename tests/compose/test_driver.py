@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from compose.driver import NODES_EVERY_S, Driver, run_timeout_s
+from compose.driver import DEAD_GRACE_S, NODES_EVERY_S, Driver, run_timeout_s
 from compose.errors import EnvironmentProblem, Interrupted
 from compose.runtime import NodeState
 from history.events import Event
+from history.writer import HistoryWriter
 from topology.compile import compile_topology
 from topology.plan import Plan
 from topology.validate import parse_topology
@@ -102,12 +103,34 @@ def test_ends_when_coordinator_and_hostd_have_ended(tmp_path: Path) -> None:
 
 def test_a_service_that_dies_is_named_with_its_last_words(tmp_path: Path) -> None:
     runtime = FakeRuntime([UP, {**UP, "broker": 1}])
-    driver, _, _ = drive(tmp_path, runtime)
+    driver, _, clock = drive(tmp_path, runtime)
     with pytest.raises(EnvironmentProblem) as caught:
         driver.run()
     assert "broker ended with exit code 1" in caught.value.what
     assert caught.value.log == ("last words of broker",)
+    assert clock.now < DEAD_GRACE_S + 3
     assert runtime.stopped == 1
+
+
+def test_a_restart_is_no_end(tmp_path: Path) -> None:
+    away = {**UP, "broker": 137, "coordinator": 137}
+    over = {**UP, "coordinator": 0, "hostd": 0}
+    runtime = FakeRuntime([UP, away, away, UP, over])
+    driver, _, _ = drive(tmp_path, runtime)
+    driver.run()
+    assert runtime.stopped == 1
+
+
+def test_a_service_that_a_fault_took_is_waited_for(tmp_path: Path) -> None:
+    hostd = HistoryWriter(tmp_path / "nodes" / "hostd" / "history.jsonl", "hostd")
+    hostd.append(
+        "fault_applied", fault="kill-1", kind="kill", targets=["broker"], lateness_s=0.0, durable=True
+    )
+    away = {**UP, "broker": 137}
+    runtime = FakeRuntime([UP, *[away] * 30, {**UP, "coordinator": 0, "hostd": 0}])
+    driver, _, clock = drive(tmp_path, runtime)
+    driver.run()
+    assert clock.now > 2 * DEAD_GRACE_S
 
 
 def test_a_run_that_hangs_is_ended(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ second thread that brings it up (apply, measure: seconds), so that a fault never
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -209,7 +210,12 @@ class Hostd:
 
     def _all_gone(self, now: float) -> bool:
         assert self._finished_at is not None
-        return not self._fleet.agents_running() or now - self._finished_at > AGENTS_EXIT_S
+        return not self._still_ending() or now - self._finished_at > AGENTS_EXIT_S
+
+    def _still_ending(self) -> bool:
+        """Agents that have not said goodbye, and the coordinator, which waits for them."""
+        coordinator = self._fleet.containers.get("coordinator")
+        return bool(self._fleet.agents_running()) or (coordinator is not None and coordinator.running)
 
     def _sample(self) -> None:
         """CPU of every device, counters of every link, and one link read back in full each time."""
@@ -260,7 +266,17 @@ class Hostd:
         self._worker.shutdown(wait=True)
         self._backend.stop()
         self._history.append("healed_all", reason=reason, durable=True)
+        if self._finished_at is not None:
+            self._dismiss_broker()
         self._undo.close()
+
+    def _dismiss_broker(self) -> None:
+        """Everybody else ends by itself when the run is over; with the broker gone, `docker compose up` ends too."""
+        broker = self._fleet.containers.get(BROKER)
+        if broker is not None and broker.running:
+            # Whoever drives the run may have removed it a moment ago.
+            with contextlib.suppress(DockerProblem):
+                self._docker.stop(broker)
 
 
 def _already_fired(own: Tail) -> list[str]:

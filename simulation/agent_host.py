@@ -17,6 +17,7 @@ from edge_agent import mqtt
 from edge_agent.core import AgentCore
 from edge_agent.jobs import Job, Jobs, OnStep, WorkError
 from edge_agent.ledger import DiskBroken
+from edge_agent.limits import Limits
 from edge_agent.service import AgentService, status_message
 from learning.shard import Shard
 from learning.trainer import TrainResult
@@ -28,6 +29,15 @@ from simulation.habits import Habits
 from topology.plan import AgentConfig
 
 SAMPLES = 100
+# The waits of the real agent, shortened like everything else here: a run takes two minutes, not hours.
+LIMITS = Limits(
+    offer_again_s=2.0,
+    offer_again_max_s=8.0,
+    ask_every_s=5.0,
+    hello_again_s=5.0,
+    hello_again_max_s=10.0,
+    settle_again_s=3.0,
+)
 JOB_S = (0.01, 0.3)  # installing, encoding
 
 
@@ -178,6 +188,7 @@ class AgentHost:
         self.calm = False
         self.service: AgentService | None = None
         self.largest_disk = 0
+        self.up_since = 0.0
         self._before: BookedSpool | None = None
         self._due = float("inf")
         self.spool: BookedSpool
@@ -207,7 +218,8 @@ class AgentHost:
             shard="", state="", uplink_bit_s=8_000,
         )  # fmt: skip
         boot = f"{self.name}.{self.life}"
-        self.core = self.core_type(boot=boot, samples=SAMPLES, restored=self.spool.restored())
+        self.core = self.core_type(boot=boot, samples=SAMPLES, restored=self.spool.restored(), limits=LIMITS)
+        self.up_since = self.clock.now
         shard = Shard(np.zeros((1, 1)), np.zeros(1))
         jobs = SimulatedJobs(self.spool, shard, run=self.run, agent=self.name, threads=1, clock=self.clock)
         jobs.host = self

@@ -12,7 +12,7 @@ from simulation.habits import Habits
 SESSION_MESSAGES_MAX = 100  # mosquitto's default for a client that is away
 WILL_DELAY_S = 5.0
 RECONNECT_S = (1.0, 4.0)
-ECHO_S = (2.0, 60.0)
+ECHO_S = (0.5, 30.0)
 
 
 class Packet(NamedTuple):

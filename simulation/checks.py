@@ -14,6 +14,8 @@ from simulation.world import PARAMETERS, World
 
 # Sums of some dozen float32 vectors of magnitude 0.1, against the same sums in float64.
 TOLERANCE = 1e-4
+# A lost hello is repeated within 10 s (`agent_host.LIMITS`), a reconnect takes 4, a task that keeps the worker busy 12.
+LEARNS_WITHIN_S = 30.0
 KEPT = {"merged", "refused"}  # outcomes that do not give content back
 
 
@@ -28,6 +30,7 @@ def check_everything(world: World) -> None:
     for agent in world.agents:
         nothing_is_lost_or_doubled(world, agent)
         bounds_were_held(agent)
+        nothing_waits_for_ever(world, agent)
 
 
 def the_run_reached_its_end(world: World) -> None:
@@ -139,3 +142,17 @@ def bounds_were_held(agent: AgentHost) -> None:
     )
     if agent.service is not None:
         assert len(agent.core.state.items) <= PENDING_MAX
+
+
+def nothing_waits_for_ever(world: World, agent: AgentHost) -> None:
+    """In a calm world an agent learns of every fate within some questions, however many answers were lost before."""
+    ended = {
+        fields["task"]: moment for moment, name, fields in world.coordinator.records if name == "task_closed"
+    }
+    since = max(world.habits.calm_at_s, agent.up_since)
+    spool = agent.spool_type(agent.disk.after_kill(), agent.run)
+    for item in spool.restored().items:
+        waited_s = world.said_goodbye_at - max(since, ended.get(item.task, float("inf")))
+        assert waited_s < LEARNS_WITHIN_S, (
+            f"{agent.name} does not know after {waited_s:.0f} s what became of {item.task}"
+        )

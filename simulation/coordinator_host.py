@@ -133,11 +133,12 @@ class SimulatedEvaluation:
 
 
 class SimulatedChronicle:
-    def __init__(self, records: list[tuple[float, str, dict[str, Any]]], clock: Clock) -> None:
-        self._records, self._clock = records, clock
+    def __init__(self, host: CoordinatorHost) -> None:
+        self._host = host
 
     def append(self, event: str, fields: dict[str, Any]) -> None:
-        self._records.append((self._clock.now, event, fields))
+        self._host.records.append((self._host.clock.now, event, fields))
+        self._host.on_record(event, fields)
 
     def lapse(self, what: str, requested: str, effective: str, detail: str = "") -> None:
         self.append("lapse", {"what": what, "requested": requested, "effective": effective, "detail": detail})
@@ -165,6 +166,7 @@ class CoordinatorHost:
         self.service: Service | None = None
         self.finished = False
         self.last_master: Any = None
+        self.on_record: Callable[[str, dict[str, Any]], None] = lambda _event, _fields: None
         self._cut_in: int | None = None
         self._due = float("inf")
         db = sqlite3.connect(":memory:", isolation_level=None)
@@ -208,7 +210,7 @@ class CoordinatorHost:
         parts: dict[str, Any] = {
             "link": self.link,
             "evaluation": SimulatedEvaluation(self),
-            "chronicle": SimulatedChronicle(self.records, self.clock),
+            "chronicle": SimulatedChronicle(self),
         }
         made.append(
             self.service_type(

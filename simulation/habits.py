@@ -17,6 +17,7 @@ class Habits(Struct, frozen=True, kw_only=True):
     # Agents.
     train_s: tuple[float, float] = (0.5, 12.0)
     kill_rate: float = 0.0  # of one agent
+    aimed: float = 0.0  # of the acks: the agent is killed while its ack is on the way
     power_share: float = 0.5  # of the kills: what was not made durable is gone
     disk_loss: float = 0.0  # of the kills: a new disk
     cut_rate: float = 0.0  # the power goes in the middle of one of the next disk operations
@@ -25,7 +26,7 @@ class Habits(Struct, frozen=True, kw_only=True):
     fail: float = 0.0  # of a training
     # The coordinator.
     crash: float = 0.0  # per turn: somewhere between its actions
-    calm_at_s: float = 250.0  # every scenario ends healed
+    calm_at_s: float = 50.0  # every scenario ends healed; the last rounds show that nothing is left behind
 
 
 # A run without faults takes about 60 virtual seconds; the rates make several faults per device in that time.
@@ -33,11 +34,12 @@ WORLDS: dict[str, Habits] = {
     "kind": Habits(),
     "lossy": Habits(echo=0.02, lose=0.05, duplicate=0.15, reorder=0.15, flap_rate=0.03),
     "amnesiac": Habits(duplicate=0.1, flap_rate=0.03, broker_rate=0.06, lose=0.01),
-    "deadly": Habits(echo=0.02, kill_rate=0.03, cut_rate=0.05, disk_loss=0.15, full_rate=0.02, fail=0.1),
+    "deadly": Habits(echo=0.05, kill_rate=0.03, cut_rate=0.05, disk_loss=0.15, full_rate=0.02, fail=0.1),
+    "replaced": Habits(echo=0.4, aimed=0.3, kill_rate=0.02, disk_loss=0.9, heal_s=(0.2, 3.0), train_s=(0.5, 6.0)),
     "crashing": Habits(crash=0.05, duplicate=0.1, reorder=0.05),
     "harsh": Habits(
-        echo=0.02, lose=0.02, duplicate=0.1, reorder=0.1, flap_rate=0.015, broker_rate=0.015, kill_rate=0.015, cut_rate=0.02,
-        disk_loss=0.1, full_rate=0.01, fail=0.05, crash=0.02,
+        echo=0.02, lose=0.02, duplicate=0.1, reorder=0.1, flap_rate=0.015, broker_rate=0.015, kill_rate=0.015,
+        cut_rate=0.02, disk_loss=0.1, full_rate=0.01, fail=0.05, crash=0.02,
     ),
 }  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from random import Random
+from typing import Any
 
 from coordinator.config import CoordinatorConfig, LinkBudget
 from simulation.agent_host import SAMPLES, AgentHost
@@ -17,7 +18,7 @@ from wire import messages as m
 
 RUN = "sim"
 PARAMETERS = 300
-AGENTS = 5
+AGENTS = 4
 # A run of four rounds ends within some hundred seconds; with every fault and extension within 2,000.
 HANGS_AFTER_S = 4_000.0
 GOODBYE_S = 30.0  # after the coordinator has gone, agents that were told end as well
@@ -32,12 +33,12 @@ def make_config(seed: int) -> CoordinatorConfig:
         run=RUN,
         seed=seed,
         agents={f"d-{i}": LinkBudget(chunk_bytes=256, window_bytes=1_000) for i in range(AGENTS)},
-        rounds=4,
+        rounds=5,
         samples_max=SAMPLES,
         parameters=PARAMETERS,
         train=m.TrainSpec(local_epochs=1, batch_size=16, lr=0.1),
         uplink=m.UplinkSpec(top_k=0.5, quantize="none", entropy="zstd"),
-        policy=PolicyPlan(cohort=4, over_select=1.25, deadline_s=40.0, quorum=0.5),
+        policy=PolicyPlan(cohort=2 + seed % 3, over_select=(1.0, 1.4)[seed % 2], deadline_s=40.0, quorum=0.5),
         start_timeout_s=120.0,
         open_grant_bytes_max=2_500,  # room for two updates and a half: offers have to stand in line
     )
@@ -66,6 +67,7 @@ class World:
             for name in self.config.agents
         ]
         self.calm = False
+        self.said_goodbye_at = 0.0
 
     def run(self) -> None:
         """Until the coordinator has said goodbye. Raises Hangs, and whatever an invariant raises."""
@@ -76,6 +78,7 @@ class World:
         self.clock.at(self.habits.calm_at_s, self._calm_down)
         while not self.coordinator.finished:
             self._step()
+        self.said_goodbye_at = self.clock.now
         end = self.clock.now + GOODBYE_S
         while self.clock.now < end and not all(agent.finished for agent in self.agents):
             if not self.clock.step():
@@ -98,6 +101,7 @@ class World:
 
     def _plan_faults(self) -> None:
         habits = self.habits
+        self.coordinator.on_record = self._aim
         self._recur(habits.broker_rate, self.broker.restart)
         for agent in self.agents:
             self._recur(habits.kill_rate, agent.kill)
@@ -116,6 +120,11 @@ class World:
                 self._recur(rate, fault)
 
         self.clock.later(self.rng.expovariate(rate), strike)
+
+    def _aim(self, event: str, fields: dict[str, Any]) -> None:
+        if event == "update_acked" and not self.calm and self.rng.random() < self.habits.aimed:
+            target = next(agent for agent in self.agents if agent.name == fields["agent"])
+            self.clock.later(self.rng.uniform(0.0, 0.3), target.kill)
 
     def _fill(self, agent: AgentHost) -> None:
         agent.fill_disk(self.rng.uniform(1.0, 20.0))

@@ -1,0 +1,163 @@
+"""Coordinator and agents against bad networks, disks and deaths in virtual time. Failing seeds can be repeated."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+
+from simulation.broker import Broker, Packet, Peer, matches
+from simulation.clock import Clock
+from simulation.habits import WORLDS, Habits
+from simulation.mutants import MUTANTS
+from simulation.soak import first_caught, play, replay_command
+from simulation.world import World
+
+SEEDS = 300
+BLOCK = 25  # seeds of one test: one line of output, and small enough to see which took long
+MUTANT_SEEDS_MAX = 200  # a check that needs more to see its defect is as good as none
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Simulated devices complain about simulated disks."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(0, SEEDS, BLOCK))
+def test_nothing_is_lost_whatever_happens(start: int) -> None:
+    for seed in range(start, start + BLOCK):
+        played = play(seed)
+        assert not played.problem, f"repeat with: {replay_command(seed)}\n{played.problem}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_every_defect_put_in_is_caught(mutant: str) -> None:
+    needed = first_caught(mutant, MUTANT_SEEDS_MAX)
+    assert needed is not None, f"{mutant!r} survived {MUTANT_SEEDS_MAX} seeds"
+    print(f"{mutant}: caught with seed {needed - 1}")
+
+
+@pytest.mark.slow
+def test_the_worlds_are_as_bad_as_they_say() -> None:
+    """Every kind of fault strikes in the seeds above, or they would prove nothing."""
+    worlds = {name: World(seed) for seed, name in enumerate(WORLDS)}
+    for world in worlds.values():
+        world.run()
+    assert all(agent.life == 1 for agent in worlds["kind"].agents)
+    assert sum(agent.life for agent in worlds["deadly"].agents) > 8
+    assert sum(agent.books.disks_lost for agent in worlds["replaced"].agents) > 2
+    assert worlds["crashing"].coordinator.crashes > 1
+    assert worlds["amnesiac"].broker.epoch > 0
+    assert worlds["harsh"].coordinator.crashes + worlds["harsh"].broker.epoch > 0
+
+
+def test_the_same_seed_is_the_same_run_in_every_process() -> None:
+    program = "import logging; logging.disable(50); from simulation.soak import play; print(play(6).digest)"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": salt},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for salt in ("1", "2")
+    }
+    assert len(found) == 1
+    assert found != {play(5).digest + "\n"}
+
+
+# --- the simulated broker --------------------------------------------------------------------------------------
+
+
+class Listener(Peer):
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def connected(self, session_present: bool) -> None:
+        self.heard.append(f"up {session_present}")
+
+    def disconnected(self) -> None:
+        self.heard.append("down")
+
+    def arrived(self, packet: Packet) -> None:
+        self.heard.append(f"{packet.topic} {packet.payload.decode()}")
+
+    def confirmed(self, mid: int) -> None:
+        self.heard.append(f"confirmed {mid}")
+
+
+def settle(clock: Clock) -> None:
+    while clock.step():
+        pass
+
+
+def test_the_broker_keeps_order_retained_messages_and_sessions() -> None:
+    clock = Clock()
+    broker = Broker(clock, Random(1), Habits())
+    alice, bob = Listener(), Listener()
+    sender, receiver = broker.connect("alice", alice, None), broker.connect("bob", bob, None)
+    receiver.subscribe(["rig/#"])
+    settle(clock)
+    for number in range(20):
+        sender.publish("rig/x", str(number).encode())
+    sender.publish("rig/kept", b"r", retain=True)
+    sender.publish("other", b"nobody hears")
+    settle(clock)
+    assert bob.heard == ["up False", *[f"rig/x {n}" for n in range(20)], "rig/kept r"]
+    assert alice.heard == ["up False", *[f"confirmed {n}" for n in range(1, 23)]]
+    broker.drop(receiver)
+    sender.publish("rig/x", b"while away")
+    settle(clock)
+    bob.heard.clear()
+    broker.connect("bob", bob, None).subscribe(["rig/kept"])
+    settle(clock)
+    assert bob.heard == ["up True", "rig/x while away", "rig/kept r"]
+
+
+def test_a_will_is_said_late_and_not_if_its_owner_is_back() -> None:
+    clock = Clock()
+    broker = Broker(clock, Random(1), Habits())
+    bob = Listener()
+    broker.connect("bob", bob, None).subscribe(["status/#"])
+    will = Packet("status/alice", b"gone")
+    broker.drop(broker.connect("alice", Listener(), will))
+    back = broker.connect("alice", Listener(), will)
+    settle(clock)
+    assert bob.heard == ["up False"]
+    broker.drop(back)
+    settle(clock)
+    assert bob.heard == ["up False", "status/alice gone"]
+
+
+def test_a_restarted_broker_knows_nothing() -> None:
+    clock = Clock()
+    broker = Broker(clock, Random(1), Habits())
+    bob = Listener()
+    connection = broker.connect("bob", bob, Packet("status/bob", b"gone"))
+    connection.subscribe(["rig/#"])
+    connection.publish("rig/kept", b"r", retain=True)
+    settle(clock)
+    broker.restart()
+    settle(clock)
+    bob.heard.clear()
+    broker.connect("bob", bob, None).subscribe(["rig/#"])
+    settle(clock)
+    assert bob.heard == ["up False"]
+
+
+def test_filters_are_whole_topics_or_trees() -> None:
+    assert matches("a/b/#", "a/b/c/d")
+    assert matches("a/b", "a/b")
+    assert not matches("a/b/#", "a/bc")
+    assert not matches("a/b", "a/b/c")

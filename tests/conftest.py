@@ -11,7 +11,6 @@ from functools import cache
 
 import pytest
 
-
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # also for tests that import onnxruntime before learning
 
 

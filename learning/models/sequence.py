@@ -84,10 +84,9 @@ def _attention(net: Net, name: str, x: str, width: int, heads: int = 4) -> str:
     shape = net.ints(0, CONTEXT, heads, size)
     q, k, v = (net.op("Reshape", part, shape) for part in parts)
     q, v = (net.op("Transpose", part, perm=[0, 2, 1, 3]) for part in (q, v))
+    q = net.op("Mul", q, net.scalar(1 / math.sqrt(size)))  # before the product: a quarter of the elements
     scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 3, 1]))
     mask = np.triu(np.full((CONTEXT, CONTEXT), -1e9, np.float32), 1)
-    masked = net.op(
-        "Add", net.op("Mul", scores, net.scalar(1 / math.sqrt(size))), net.tensor(f"{name}.mask", mask)
-    )
+    masked = net.op("Add", scores, net.tensor(f"{name}.mask", mask))
     mixed = net.op("Transpose", net.op("MatMul", net.op("Softmax", masked, axis=-1), v), perm=[0, 2, 1, 3])
     return _project(net, f"{name}.out", net.op("Reshape", mixed, net.ints(0, CONTEXT, width)), width, width)

@@ -123,6 +123,10 @@ def input_gradient(dy: Tensor, w: Tensor, g: Window) -> Tensor:
 
 COLUMNS_MAX = 96  # rows of one im2col block: more would only cost memory, the product is as fast
 
+STACK_BYTES_MAX = (
+    2 << 20
+)  # stacked taps of a depthwise layer: what a second-level cache holds, and no more memory
+
 
 def weight_gradient(x: Tensor, dy: Tensor, g: Window) -> Tensor:
     """dw for y = Conv(x, w): chosen by shape, all forms give the same value."""
@@ -181,11 +185,19 @@ def _columns(x: Tensor, dy: Tensor, g: Window) -> Tensor:
 
 
 def _depthwise(x: Tensor, dy: Tensor, g: Window) -> Tensor:
-    """Every channel by itself: elementwise products of each tap with dy, summed."""
-    axes = [0, *range(2, 2 + g.rank)]
-    sums = [x.graph.reshape(x.graph.sum(tap * dy, axes), [-1, 1]) for tap in _taps(x, g)]
-    stacked = sums[0] if len(sums) == 1 else x.graph.op("Concat", *sums, axis=1)
-    return x.graph.reshape(stacked, [x.dims[1], 1, *g.kernel])
+    """Every channel by itself: per sample and channel, the taps as rows of a matrix times dy as a vector."""
+    graph, (batch, channels), places = x.graph, x.dims[:2], math.prod(g.out)
+    column = graph.reshape(dy, [batch, channels, places, 1])
+    taps = _taps(x, g)
+    each = max(1, STACK_BYTES_MAX // (4 * batch * channels * places))
+    products = []
+    for start in range(0, len(taps), each):
+        block = taps[start : start + each]
+        stacked = block[0] if len(block) == 1 else graph.op("Concat", *block, axis=2)
+        rows = graph.reshape(stacked, [batch, channels, len(block), places])
+        products.append(graph.sum(graph.op("MatMul", rows, column), [0]))
+    made = products[0] if len(products) == 1 else graph.op("Concat", *products, axis=1)
+    return graph.reshape(made, [channels, 1, *g.kernel])
 
 
 def _swapped(x: Tensor, dy: Tensor, g: Window) -> Tensor:

@@ -160,7 +160,8 @@ def _gaussian(x: Tensor, scale: float) -> Tensor:
 
 @rule("Erf")
 def erf(n: Node) -> Gradients:
-    return n.dy * _gaussian(n.x, 1.0) * (2.0 / math.sqrt(math.pi))
+    # 2/√π·exp(−x²) with the factor inside the exponent: one pass over the tensor less.
+    return n.dy * n.graph.op("Exp", math.log(2.0 / math.sqrt(math.pi)) - n.x * n.x)
 
 
 # --- activations

@@ -17,8 +17,8 @@ from history.writer import HistoryWriter
 from topology.plan import DevicePlan, Plan
 
 MEMORY_SLACK = 0.01  # the kernel rounds limits down to whole pages
-# A quota is seen over quota periods: a first measurement spoilt by something else on the host gets one more.
-CPU_ATTEMPTS = 2
+# Something else on the host can only make a share smaller: a measurement it has spoilt is repeated, at most twice.
+CPU_ATTEMPTS = 3
 
 
 class BringUp:

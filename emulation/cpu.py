@@ -76,7 +76,7 @@ def measure_shares(
     CgroupError.
     """
     watches = {name: _Watch(group) for name, (group, _) in groups.items()}
-    busy_began, used_began, wall_began = _host_busy_s(), _used_s(groups), time.monotonic()
+    busy_began, used_began, wall_began = host_busy_s(), _used_s(groups), time.monotonic()
     with burners(groups):
         start = time.monotonic() + WARM_UP_S
         end = start + seconds
@@ -84,7 +84,7 @@ def measure_shares(
             for watch in watches.values():
                 watch.poll(time.monotonic(), start, end)
             time.sleep(POLL_S)
-        others_s = (_host_busy_s() - busy_began) - (_used_s(groups) - used_began)
+        others_s = (host_busy_s() - busy_began) - (_used_s(groups) - used_began)
         others = max(0.0, others_s / (time.monotonic() - wall_began))
     return {name: _share(watches[name], requested, others) for name, (_, requested) in groups.items()}
 
@@ -93,7 +93,7 @@ def _used_s(groups: Mapping[str, tuple[Cgroup, float]]) -> float:
     return sum(group.usage_s() for group, _ in groups.values())
 
 
-def _host_busy_s(stat: str = "/proc/stat") -> float:
+def host_busy_s(stat: str = "/proc/stat") -> float:
     """CPU seconds all cores have spent on anything but idling (fields user, nice, system, irq, softirq)."""
     words = Path(stat).read_text().split("\n", 1)[0].split()[1:]
     ticks = [int(word) for word in words]

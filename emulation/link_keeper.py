@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable
 
 from emulation.commands import CommandError
+from emulation.cpu import host_busy_s
 from emulation.fleet import BROKER, Node
 from emulation.judge import Verified
 from emulation.links import cut
@@ -20,7 +22,8 @@ from topology.plan import DevicePlan, Link, Plan
 
 # What goes wrong when a container ends while its link is worked on; its next boot starts afresh.
 VANISHED = (NamespaceError, CommandError, LookupError, QueueError, OSError)
-MEASURE_ATTEMPTS = 2
+# Something else on the host can spoil a measurement, never improve it: links out of tolerance are measured again.
+MEASURE_ATTEMPTS = 3
 CONGESTION = "net.ipv4.tcp_congestion_control"
 
 
@@ -134,14 +137,15 @@ class LinkKeeper:
             for name in devices
             if name in self._ends and name not in self._cuts
         ]
+        busy_s, began = host_busy_s(), time.monotonic()
         found = self._measurer.measure(links, self._plan.tolerance, ways=ways, rates=rates)
-        # Something else on the host can spoil a measurement, never improve it: those out of tolerance get another.
         attempts = dict.fromkeys(found, 1)
         for _ in range(MEASURE_ATTEMPTS - 1):
             again = [(e, k) for e, k in links if not all(v.ok for v in found[e.device].values())]
             if again:
                 found |= self._measurer.measure(again, self._plan.tolerance, ways=ways, rates=rates)
                 attempts |= {ends.device: attempts[ends.device] + 1 for ends, _ in again}
+        busy_cores = round((host_busy_s() - busy_s) / max(1e-3, time.monotonic() - began), 2)
         for name, directions in found.items():
             ok = all(verified.ok for verified in directions.values())
             self._history.append(
@@ -150,11 +154,13 @@ class LinkKeeper:
                 boot=self._ends[name].device_boot,
                 directions={way: verified.record() for way, verified in directions.items()},
                 attempts=attempts[name],
+                host_busy_cores=busy_cores,
                 ok=ok,
             )
             for way, verified in directions.items():
                 for problem in verified.problems:
-                    self._lapse("link_out_of_tolerance", name, f"{way}: {problem}", verified)
+                    text = f"{way}: {problem} ({busy_cores} cores of this host were busy meanwhile)"
+                    self._lapse("link_out_of_tolerance", name, text, verified)
         return found
 
     def check(self, device: str) -> bool:

@@ -315,8 +315,8 @@ def _effective(flow: _Flow, packets: int, dropped: int) -> Effective:
     rate = None
     if flow.shape.rate_bit_s is not None:
         rate = arrival_rate(flow.arrivals, RatePlan.of(flow.shape.rate_bit_s).credit_bytes)
-        if rate is not None and flow.shape.loss < 1:
-            rate /= 1 - flow.shape.loss  # the shaper let these through; they were lost behind it
+        if rate is not None and 0 < dropped < packets:
+            rate /= 1 - dropped / packets  # the shaper let these through; they were lost behind it
     delays = sorted(flow.delays_s)
     full = flow.waits_s[-max(1, len(flow.waits_s) // 4) :]  # by then the overload has filled the queue
     return Effective(

@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 EDGERIG := .venv/bin/edgerig
 QUICKSTART := topology/examples/quickstart.yaml
+SEED_OPTION := $(if $(SEED),--seed $(SEED))
 # All rings of tests, real containers included; twice what they take on two cores, so that a hang ends.
 TEST_BOUND_S := 1200
 # onnxruntime >= 1.29 sends usage data to its vendor unless told not to.
@@ -19,9 +20,9 @@ help: ## this list
 setup: ## .venv, Docker where it can be installed, base image, images
 	@scripts/setup
 
-demo: ## ten throttled containers train over shaped links; one is killed; a report with a verdict
+demo: ## ten throttled containers train over shaped links; one is killed; a report with a verdict (SEED=n: another draw)
 	@if scripts/setup; then \
-	    $(EDGERIG) run $(QUICKSTART); \
+	    $(EDGERIG) run $(QUICKSTART) $(SEED_OPTION); \
 	elif [[ $$? -eq 3 ]]; then \
 	    echo "demo: NO DOCKER HERE (see above). Falling back to --runtime process: real processes and MQTT, but no"; \
 	    echo "demo: containers, no CPU quotas and no shaped links. The report says so too."; \
@@ -32,7 +33,7 @@ demo: ## ten throttled containers train over shaped links; one is killed; a repo
 
 process-demo: ## the same topology without Docker and without root
 	@scripts/setup --python-only
-	@$(EDGERIG) run $(QUICKSTART) --runtime process
+	@$(EDGERIG) run $(QUICKSTART) --runtime process $(SEED_OPTION)
 
 test: ## every test, real containers included (at most 20 minutes)
 	@scripts/setup || { [[ $$? -eq 3 && -z "$${CI:-}" ]] && scripts/setup --python-only && \

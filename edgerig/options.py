@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from topology.compile import RUN_ID
+
 
 class Format(StrEnum):
     text = "text"
@@ -30,6 +32,18 @@ RunsFolder = Annotated[Path, typer.Option("--runs", help="Where runs are kept.",
 FormatOption = Annotated[Format, typer.Option("--format", help="For people or for programs.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Use this seed instead of the file's.", min=0)]
 DEFAULT_RUNS = Path("runs")
+
+
+def _checked_run_id(value: str | None) -> str | None:
+    if value and not RUN_ID.match(value):
+        raise typer.BadParameter(f"{value!r}: small letters, digits and hyphens, at most 48, are allowed")
+    return value
+
+
+RunId = Annotated[
+    str | None,
+    typer.Option("--run-id", help="A name of your own instead of <name>-<time>.", callback=_checked_run_id),
+]
 
 
 def data_dir() -> Path | None:

@@ -30,6 +30,7 @@ from edgerig.options import (
     DEFAULT_RUNS,
     Format,
     FormatOption,
+    RunId,
     RunName,
     RunsFolder,
     RuntimeName,
@@ -47,7 +48,6 @@ from topology.validate import load_topology
 app = typer.Typer()
 
 Build = Annotated[bool, typer.Option("--build/--no-build", help="Build images that the code has outdated.")]
-RunId = Annotated[str | None, typer.Option("--run-id", help="A name of your own instead of <name>-<time>.")]
 
 
 def _runtime(session: Session, build: bool) -> Runtime:

@@ -13,7 +13,7 @@ from compose.generated import generated_files as compose_generated
 from compose.prepare import prepare as prepare_run
 from compose.session import REPOSITORY, seeded
 from edgerig.exits import CONFIGURATION, FAILED
-from edgerig.options import Format, FormatOption, Seed, TopologyFile, data_dir
+from edgerig.options import Format, FormatOption, RunId, Seed, TopologyFile, data_dir
 from topology.compile import compile_topology
 from topology.errors import TopologyErrors
 from topology.generated import generated_files as topology_generated
@@ -61,7 +61,7 @@ def validate(
 @app.command("compose")
 def compose_command(
     file: TopologyFile,
-    run: Annotated[str, typer.Option("--run-id", help="The run's id; part of labels and names.")] = "",
+    run: RunId = None,
     seed: Seed = None,
 ) -> None:
     """Print a compose file that plain `docker compose up` accepts.

@@ -63,8 +63,13 @@ def pass_gate(config: AgentConfig, service: AgentService, history: HistoryWriter
         file /= config.agent
     log.info("waiting at the link gate %s", file)
     began = time.monotonic()
+
+    def stopped() -> bool:
+        service.alive()
+        return service.told_to_stop
+
     try:
-        token, waited_s = wait_for_gate(file, config.gate_wait_s, stopped=lambda: service.told_to_stop)
+        token, waited_s = wait_for_gate(file, config.gate_wait_s, stopped=stopped)
     except GateClosed as error:
         if service.told_to_stop:
             return

@@ -139,14 +139,15 @@ class AgentService:
         except queue.Empty:
             happening = e.Tick()
         self.take(happening)
-        self._alive()
+        self.alive()
 
     def _close(self) -> None:
         farewell = self._status(online=False)
         self._client.stop(farewell, FAREWELL_S)
         self.working = not self._worker.close(FAREWELL_S)
 
-    def _alive(self) -> None:
+    def alive(self) -> None:
+        """For the container's health check; at the gate as well, where nothing else happens."""
         now = self._clock()
         if now - self._alive_at < ALIVE_S:
             return

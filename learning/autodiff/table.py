@@ -28,17 +28,15 @@ newer.
 ## Bringing a model from PyTorch
 
 - Export with a dynamic batch axis; the loss takes the model's first output.
-- Exporters fold BatchNorm into the convolution before it and remove Dropout. Kept in the file, BatchNorm is
-frozen to
-  its statistics (scale and shift are trained), or trained with `--batch-norm train`: then the running
-  statistics are state, averaged by samples. ONNX's momentum is 1 − PyTorch's, and ONNX's running variance is
-  biased.
+- Exporters fold BatchNorm into the convolution before it and remove Dropout. Kept in the file, BatchNorm
+  is frozen to its statistics (scale and shift are trained), or trained with `--batch-norm train`: then the
+  running statistics are state, averaged by samples. ONNX's momentum is 1 − PyTorch's, and ONNX's running
+  variance is biased.
 - A weight is a float initializer of rank ≥ 1 in a slot where layers keep weights. Constants, masks and shapes
-are not
-  trained. `--trainable 'fc*,head.*'` chooses among weights by name; frozen ones travel inside the artifact.
+  are not trained. `--trainable 'fc*,head.*'` chooses among weights by name; frozen ones travel inside the
+  artifact.
 - The exporter over torch.export stores equal tensors once: two LayerNorms still at their initial ones come
-out tied.
-  Export trained weights, or perturb fresh ones.
+  out tied. Export trained weights, or perturb fresh ones.
 - Not covered: control flow, three spatial axes, recurrent layers with `sequence_lens`, peepholes or clipping.
 """
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from edge_agent import mqtt
 from edge_agent.config import read_password
 from edge_agent.core import AgentCore
+from edge_agent.diary import Diary
 from edge_agent.disk import FolderDisk
 from edge_agent.errors import AgentError, ConfigurationError
 from edge_agent.gate import GateClosed, wait_for_gate
@@ -19,7 +20,7 @@ from history.writer import HistoryWriter
 from topology.plan import AgentConfig
 
 
-def build(config: AgentConfig, software: str) -> tuple[AgentService, HistoryWriter]:
+def build(config: AgentConfig, software: str) -> tuple[AgentService, Diary]:
     """Raises ConfigurationError for what agent.yaml points to, AgentError for a disk that cannot be used."""
     from learning.shard import DatasetError
 
@@ -31,14 +32,15 @@ def build(config: AgentConfig, software: str) -> tuple[AgentService, HistoryWrit
     except DatasetError as error:
         raise ConfigurationError(str(error)) from error
     try:
-        history = HistoryWriter(Path(config.state) / "history.jsonl", config.agent)
+        writer = HistoryWriter(Path(config.state) / "history.jsonl", config.agent)
         spool = Spool(FolderDisk(Path(config.state) / "spool"), config.run)
     except OSError as error:
         raise AgentError(f"cannot use the state folder {config.state}: {error}") from error
     for problem in spool.problems:
         log.warning("spool: %s", problem)
+    history = Diary(writer)
     history.append("agent_started", software=software, threads=config.threads)
-    core = AgentCore(boot=history.boot, samples=len(shard), software=software, restored=spool.restored())
+    core = AgentCore(boot=writer.boot, samples=len(shard), software=software, restored=spool.restored())
     jobs = Jobs(spool, shard, run=config.run, agent=config.agent, threads=config.threads)
     service = AgentService(
         config,
@@ -46,7 +48,7 @@ def build(config: AgentConfig, software: str) -> tuple[AgentService, HistoryWrit
         spool,
         history,
         make_client=lambda post: mqtt.Client(
-            config, password, status_message(config, history.boot, online=False), post
+            config, password, status_message(config, writer.boot, online=False), post
         ),
         make_worker=lambda post: WorkerThread(jobs, post),
     )
@@ -54,7 +56,7 @@ def build(config: AgentConfig, software: str) -> tuple[AgentService, HistoryWrit
     return service, history
 
 
-def pass_gate(config: AgentConfig, service: AgentService, history: HistoryWriter) -> None:
+def pass_gate(config: AgentConfig, service: AgentService, history: Diary) -> None:
     """Return once the link is ready, or at once without a gate. Raises AgentError after `gate_wait_s`."""
     if not config.gate:
         return
@@ -80,7 +82,7 @@ def pass_gate(config: AgentConfig, service: AgentService, history: HistoryWriter
     history.append("gate_passed", durable=True, token=token, waited_s=round(waited_s, 3))
 
 
-def record_end(history: HistoryWriter, reason: str) -> None:
+def record_end(history: Diary, reason: str) -> None:
     from learning.session import peak_rss_mb
 
     history.append("agent_stopped", reason=reason[:512], peak_rss_bytes=int(peak_rss_mb() * 1e6))

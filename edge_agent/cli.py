@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edge-agent", description="One device of an EdgeRig run.")
-    parser.add_argument("--config", type=Path, required=True, help="agent.yaml, see docs/agent.md")
+    parser.add_argument("--config", type=Path, required=True, help="agent.yaml: who and where this device is")
     parser.add_argument("--version", action="version", version=software())
     return parser
 

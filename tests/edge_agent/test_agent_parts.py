@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 from random import Random
+from typing import ClassVar
 
 import pytest
 from agent_builders import model, ref
 
 from edge_agent.config import load_config, read_password
+from edge_agent.diary import Diary
 from edge_agent.errors import ConfigurationError
 from edge_agent.fetch import STALL_S, WINDOW_BYTES_MAX, Fetch
 from edge_agent.gate import GateClosed, boot_token, wait_for_gate
@@ -226,3 +228,34 @@ def test_a_broken_file_is_refused_with_its_field(tmp_path: Path, text: str, word
     (tmp_path / "agent.yaml").write_text(text)
     with pytest.raises(ConfigurationError, match=words):
         load_config(tmp_path / "agent.yaml")
+
+
+# --- diary ---------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_costs_lines_of_the_history_not_the_agent(caplog: pytest.LogCaptureFixture) -> None:
+    class Full:
+        taken: ClassVar[list[str]] = []
+        full = True
+
+        def append(self, event: str, *, durable: bool = False, **fields: object) -> None:
+            self.sync()
+            self.taken.append(event)
+
+        def sync(self) -> None:
+            if self.full:
+                raise OSError(28, "No space left on device")
+
+        close = sync
+
+    writer, moments = Full(), [0.0, 0.0, 1.0, 59.0, 61.0, 61.0, 62.0, 62.0, 62.0, 62.0]
+    diary = Diary(writer, clock=lambda: moments.pop(0))
+    for _ in range(4):
+        diary.append("connected", session_present=False)
+        diary.sync()
+    writer.full = False
+    diary.append("acked", task="t1")
+    diary.close()
+    assert writer.taken == ["acked"]
+    assert diary.refused == 8
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]

@@ -1,6 +1,6 @@
 """Make tests/learning/fixtures: ten models exported by PyTorch, each with the loss curve PyTorch itself trains to.
 
-python scripts/make_torch_fixtures.py [NAME ...]     (needs torch and onnxscript; the tests that read the files need neither)
+python scripts/make_torch_fixtures.py [NAME ...]     (needs torch and onnxscript; the tests that read them need neither)
 
 Half of the files come from the tracing exporter, half from the one over torch.export: they leave different shape
 arithmetic behind. Data are drawn from a fixed seed; 50 steps of momentum SGD on batches taken in order.
@@ -170,7 +170,9 @@ def main() -> None:
                 parameter += 0.01 * torch.randn(parameter.shape)
         x, y = data_of(shape, loss)
         path = OUT / f"{name}.onnx"
-        options = {"dynamic_shapes": ({0: torch.export.Dim("batch")},)} if modern else {"dynamic_axes": {"x": [0]}}
+        options = (
+            {"dynamic_shapes": ({0: torch.export.Dim("batch")},)} if modern else {"dynamic_axes": {"x": [0]}}
+        )
         torch.onnx.export(
             module, (x[:BATCH],), str(path), dynamo=modern, input_names=["x"], opset_version=18 if modern else 17,
             external_data=False, do_constant_folding=True, **options,
@@ -182,7 +184,9 @@ def main() -> None:
         del model.metadata_props[:]
         onnx.save(model, str(path))
         losses = curve(module, x, y, loss)
-        np.savez_compressed(OUT / f"{name}.npz", x=x.numpy(), y=y.numpy(), losses=np.asarray(losses, np.float32))
+        np.savez_compressed(
+            OUT / f"{name}.npz", x=x.numpy(), y=y.numpy(), losses=np.asarray(losses, np.float32)
+        )
         print(f"{name}: {path.stat().st_size} bytes, loss {losses[0]:.4f} → {losses[-1]:.4f}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -33,7 +34,7 @@ def _refuse(error: Exception) -> typer.Exit:
 
 def _artifact(
     model: str, loss: str, batch: int, trainable: str | None, batch_norm: str, feed: str, seed: int
-):  # type: ignore[no-untyped-def]
+) -> tuple[Any, Any]:
     from learning.artifact import InputSpec
     from learning.autodiff import AutodiffError, build_training_graph
     from learning.prepare import load_model, patterns

@@ -3,7 +3,7 @@
 y = Conv(x[N,C,*], w[O,C/G,*k]) is bilinear, so its gradients are convolutions again:
  dx = ConvTranspose(dy, w);  dw = a convolution of x with dy where batch and channels change places.
 The weight gradient has several forms of equal value and very different speed; `weight_gradient` chooses by
-shape, from the measurements that `python -m benchmarks.convolution` records.
+shape; `python -m benchmarks.training` shows what the choice is worth on whole models.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from compose.prepare import prepare as prepare_run
 from compose.session import REPOSITORY, seeded
 from edgerig.exits import CONFIGURATION, FAILED
 from edgerig.options import Format, FormatOption, RunId, Seed, TopologyFile, data_dir
+from learning.autodiff.table import document as operator_table
 from topology.compile import compile_topology
 from topology.errors import TopologyErrors
 from topology.generated import generated_files as topology_generated
@@ -84,7 +85,8 @@ def generated(
 ) -> None:
     """Write the files that are generated from code (JSON Schema, compose examples, tables), or check them."""
     stale = []
-    for path, content in {**topology_generated(), **compose_generated()}.items():
+    files = {**topology_generated(), **compose_generated(), "docs/models.md": operator_table().encode()}
+    for path, content in files.items():
         target = REPOSITORY / path
         if target.exists() and target.read_bytes() == content:
             continue

@@ -11,6 +11,16 @@ import random
 from collections import deque
 from dataclasses import dataclass, field
 
+TICK_S_MIN = 0.00025
+
+
+def tick_s(shortest_delay_s: float) -> float:
+    """A tick of dense traffic: up to 1 ms within a quarter of the shortest delay, up to 2 ms within a tenth of it.
+
+    A packet is at most half a tick early or late, so at most an eighth of its delay, a twentieth from 20 ms on.
+    """
+    return max(TICK_S_MIN, min(0.001, shortest_delay_s / 4), min(0.002, shortest_delay_s / 10))
+
 
 @dataclass(frozen=True)
 class LineShape:

@@ -27,12 +27,10 @@ import msgspec
 
 from emulation.links import nfnetlink
 from emulation.links.delay_client import CONTROL_BYTES
-from emulation.links.delay_line import DelayLine, LineShape
+from emulation.links.delay_line import DelayLine, LineShape, tick_s
 from emulation.scheduling import DELAY_PRIORITY, go_first
 
-READS_PER_TURN = 128  # per queue and turn, so that one flooded queue cannot starve the others
-# A tick of dense traffic: a quarter of the shortest delay, so that half of it is no more than an eighth of any delay.
-TICK_S_MIN, TICK_S_MAX, TICK_SHARE = 0.00025, 0.001, 0.25
+READS_PER_TURN = 256  # per queue and turn, so that one flooded queue cannot starve the others
 PR_SET_TIMERSLACK = 29
 CLOCK_MONOTONIC, TFD_NONBLOCK, TFD_CLOEXEC, TFD_TIMER_ABSTIME = 1, 0o4000, 0o2000000, 1
 
@@ -100,7 +98,7 @@ class DelayProcess:
         self._by_descriptor: dict[int, QueueLine] = {}
         self._epoll = select.epoll()
         self._timer = Timer()
-        self._tick_s = TICK_S_MAX
+        self._tick_s = tick_s(1.0)
         self._epoll.register(control.fileno(), select.EPOLLIN)
         self._epoll.register(self._timer.descriptor, select.EPOLLIN)
 
@@ -188,7 +186,7 @@ class DelayProcess:
         shortest = min(
             (e.line.shape.delay_s for e in self._lines.values() if e.line.shape.delay_s > 0), default=1.0
         )
-        self._tick_s = min(TICK_S_MAX, max(TICK_S_MIN, TICK_SHARE * shortest))
+        self._tick_s = tick_s(shortest)
         return {"ok": True}
 
     def _unbind(self, name: str) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from emulation.judge import loss_plausible
 from emulation.links import nfnetlink
 from emulation.links.base import unsupported
-from emulation.links.delay_line import DelayLine, LineShape
+from emulation.links.delay_line import DelayLine, LineShape, tick_s
 from emulation.links.netem import NetemBackend, limit_packets, netem_mismatches, shape_argvs
 from emulation.links.nfqueue import QUEUE_PACKETS_MAX, queue_packets, rule
 from emulation.links.none import NoneBackend
@@ -175,6 +175,14 @@ def test_loss_is_exactly_the_seeded_sequence_whatever_the_jitter() -> None:
         line = DelayLine(LineShape(delay_s=0.05, jitter_s=jitter, loss=0.02), "7/d/up")
         assert [line.arrive(i, i * 1e-3) for i in range(20_000)] == wanted
         assert loss_plausible(line.counters.dropped, line.counters.packets, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("shortest_s", "tick"),
+    [(0.0005, 0.00025), (0.002, 0.0005), (0.004, 0.001), (0.015, 0.0015), (0.1, 0.002)],
+)
+def test_ticks_grow_with_the_shortest_delay(shortest_s: float, tick: float) -> None:
+    assert tick_s(shortest_s) == pytest.approx(tick)
 
 
 def test_a_change_keeps_what_is_under_way_in_order() -> None:

@@ -168,6 +168,8 @@ class CoordinatorHost:
         self.last_master: Any = None
         self.on_record: Callable[[str, dict[str, Any]], None] = lambda _event, _fields: None
         self._cut_in: int | None = None
+        self.operations = 0
+        self.link = SimulatedLink(self)
         self._due = float("inf")
         db = sqlite3.connect(":memory:", isolation_level=None)
         db.execute("PRAGMA foreign_keys = ON")
@@ -177,6 +179,7 @@ class CoordinatorHost:
         self.initial = np.zeros(config.parameters, np.float32)
         with self.journal.transaction():
             self.journal.begin_model(self.initial, versions.to_patterns(self.initial))
+        self.operations = 0  # what comes before the first boot is none of its life
 
     # --- life ------------------------------------------------------------------------------------------------
 
@@ -234,7 +237,7 @@ class CoordinatorHost:
         """What the service's loop does with what is in its inbox."""
         if self.service is not None:
             if not self.calm and self.rng.random() < self.habits.crash:
-                self._cut_in = self.rng.randrange(OPERATIONS_TO_CUT)
+                self.cut_after(self.rng.randrange(OPERATIONS_TO_CUT))
             self._guarded(lambda: self._turn([*events, e.Tick()]))
 
     def deliver(self, delivery: Delivery) -> None:
@@ -269,8 +272,13 @@ class CoordinatorHost:
 
     # --- death -----------------------------------------------------------------------------------------------
 
+    def cut_after(self, operations: int) -> None:
+        """Die at the operation after so many more of them."""
+        self._cut_in = operations
+
     def operation(self) -> None:
         """Called before everything that leaves a trace outside of the process."""
+        self.operations += 1
         if self._cut_in is None:
             return
         self._cut_in -= 1

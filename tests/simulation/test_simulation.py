@@ -6,12 +6,13 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
 
 import pytest
 
 from simulation.broker import Broker, Packet, Peer, matches
+from simulation.checks import check_everything
 from simulation.clock import Clock
 from simulation.habits import WORLDS, Habits
 from simulation.mutants import MUTANTS
@@ -45,6 +46,39 @@ def test_every_defect_put_in_is_caught(mutant: str) -> None:
     needed = first_caught(mutant, MUTANT_SEEDS_MAX)
     assert needed is not None, f"{mutant!r} survived {MUTANT_SEEDS_MAX} seeds"
     print(f"{mutant}: caught with seed {needed - 1}")
+
+
+# A run without other faults, so that every death hits the same run at another place.
+STORY = Habits(calm_at_s=1e6)
+
+
+def story(prepare: Callable[[World], object]) -> World:
+    world = World(0, STORY)
+    prepare(world)
+    world.run()
+    check_everything(world)
+    return world
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("offset", range(4))
+def test_the_coordinator_dies_at_every_operation_of_a_run(offset: int) -> None:
+    """Before and after every commit, between acks, outcomes and published chunks."""
+    operations = story(lambda _world: None).coordinator.operations
+    assert operations > 100
+    for number in range(offset, operations, 4):
+        assert story(lambda world, n=number: world.coordinator.cut_after(n)).coordinator.crashes == 1  # type: ignore[misc]
+
+
+@pytest.mark.slow
+def test_a_device_loses_power_at_every_operation_of_its_disk() -> None:
+    def cut(world: World, number: int) -> None:
+        world.agents[0].disk.cut_at = number
+
+    operations = story(lambda _world: None).agents[0].disk.operations
+    assert operations > 30
+    for number in range(operations):
+        assert story(lambda world, n=number: cut(world, n)).agents[0].life > 1  # type: ignore[misc]
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from rig import REPOSITORY, SMOKE, edgerig
+from whole_run import REPOSITORY, SMOKE, edgerig
 
 BROKEN = sorted((REPOSITORY / "tests" / "topology" / "broken").glob("*.yaml"))
 

@@ -14,7 +14,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
-from rig import LONG, container, edgerig, events, until
+from whole_run import LONG, container, edgerig, events, until
 
 from wire import messages
 

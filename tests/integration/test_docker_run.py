@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rig import LONG, REPOSITORY, SMOKE, background, container, edgerig, events, left_behind, summary, until
+from whole_run import (
+    LONG,
+    REPOSITORY,
+    SMOKE,
+    background,
+    container,
+    edgerig,
+    events,
+    left_behind,
+    summary,
+    until,
+)
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow]
 

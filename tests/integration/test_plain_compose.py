@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rig import REPOSITORY, SMOKE, edgerig, until
+from whole_run import REPOSITORY, SMOKE, edgerig, until
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow]
 RUN = "plain-compose"

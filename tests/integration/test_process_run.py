@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from rig import REPOSITORY, SMOKE, edgerig, events, summary
+from whole_run import REPOSITORY, SMOKE, edgerig, events, summary
 
 pytestmark = pytest.mark.slow
 

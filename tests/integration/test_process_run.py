@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
-from whole_run import REPOSITORY, SMOKE, edgerig, events, summary
+from whole_run import LONG, REPOSITORY, SMOKE, background, edgerig, events, summary, until
 
 pytestmark = pytest.mark.slow
 
@@ -68,3 +69,33 @@ def test_examples_validate() -> None:
     for file in sorted((REPOSITORY / "topology" / "examples").glob("*.yaml")):
         done = edgerig("validate", file, "--no-host")
         assert done.returncode == 0, f"{file}: {done.stderr}"
+
+
+def processes_of(root: Path) -> list[str]:
+    """Command lines of living processes that work for this run."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(root) in command:
+            found.append(command)
+    return found
+
+
+def test_a_killed_runner_takes_its_processes_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "long.yaml"
+    file.write_text(LONG)
+    runs = tmp_path / "runs"
+    with background("run", file, "--runtime", "process", "--runs", runs, log=tmp_path / "log") as running:
+        until(
+            lambda: events((runs / "latest").resolve(), "round_closed"), timeout_s=90, what="the first round"
+        )
+        root = (runs / "latest").resolve()
+        assert len(processes_of(root)) >= 5  # broker, coordinator, three agents
+        running.send(signal.SIGKILL)
+        running.wait(10)
+    until(lambda: not processes_of(root), timeout_s=20, what="the run's processes to end")

@@ -221,6 +221,7 @@ def _faults(topology: Topology) -> tuple[FaultPlan, ...]:
                 trigger=trigger,
                 targets=tuple(fault.spec.targets(names, rng)),
                 heal_after_s=fault.heal_after,
+                params=fault.spec.params(),
             )
         )
     return tuple(plans)

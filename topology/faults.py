@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, cast
 from pydantic import Field, PlainValidator, WithJsonSchema, create_model
 
 from topology.fields import Strict, Wait, problem
+from topology.plan import FaultParams
 
+Direction = Literal["both", "up", "down"]
 TriggerState = Literal["training", "collecting", "closed"]
 TRIGGER_STATES: tuple[TriggerState, ...] = ("training", "collecting", "closed")
 _WHEN = re.compile(r"^round ([1-9][0-9]{0,5}) (\w+)$", re.ASCII)
@@ -80,12 +82,65 @@ class DeviceFault(Strict):
         chosen = set(rng.sample(found, self.count))
         return [name for name in found if name in chosen]
 
+    def params(self) -> FaultParams:
+        """What the fault needs besides its targets."""
+        return FaultParams()
+
 
 class Kill(DeviceFault):
     """SIGKILL of the device's agent; healing starts it again in a fresh namespace."""
 
 
-FAULTS: dict[str, type[DeviceFault]] = {"kill": Kill}
+class Stop(DeviceFault):
+    """SIGTERM, then SIGKILL after ten seconds; healing starts it again in a fresh namespace."""
+
+
+class Restart(DeviceFault):
+    """Stopped and started at once."""
+
+
+class Pause(DeviceFault):
+    """Frozen with its connections open, as a device that hangs; healing thaws it."""
+
+
+class CpuSlowdown(DeviceFault):
+    """The quota times `factor`, live."""
+
+    factor: Annotated[float, Field(gt=0, lt=1, description="What is left of the quota.", examples=[0.25])] = (
+        0.25
+    )
+
+    def params(self) -> FaultParams:
+        return FaultParams(cpus_factor=self.factor)
+
+
+class Partition(DeviceFault):
+    """Nothing passes between device and broker, both ways or one."""
+
+    direction: Annotated[Direction, Field(description="Which way is cut, seen from the device.")] = "both"
+
+    def params(self) -> FaultParams:
+        return FaultParams(direction=self.direction)
+
+
+class Flap(Partition):
+    """The link is cut for one half of each period and whole for the other."""
+
+    period: Annotated[Wait, Field(description="Of one cut and one mend.", examples=["4 s"])] = 4.0
+
+    def params(self) -> FaultParams:
+        return FaultParams(direction=self.direction, period_s=self.period)
+
+
+FAULTS: dict[str, type[DeviceFault]] = {
+    "kill": Kill,
+    "stop": Stop,
+    "restart": Restart,
+    "pause": Pause,
+    "cpu_slowdown": CpuSlowdown,
+    "partition": Partition,
+    "flap": Flap,
+}
 
 
 class FaultBase(Strict):

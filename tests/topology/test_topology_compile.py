@@ -203,3 +203,20 @@ def test_the_quickstart_is_what_the_readme_promises() -> None:
     assert plan.training.stop_at_accuracy == 0.96
     assert [f.kind for f in plan.faults] == ["kill"]
     assert plan.faults[0].heal_after_s
+
+
+def test_faults_bring_their_parameters() -> None:
+    faults = """
+  - {at: 1 s, cpu_slowdown: {device: "pi4-*", factor: 0.5}, heal_after: 5 s}
+  - {when: round 2 training, partition: {device: pi4-1, direction: up}, heal_after: 5 s}
+  - {at: 2 s, flap: {device: pi4-2, period: 2 s}, heal_after: 6 s}
+  - {at: 3 s, pause: {device: pi4-1}, heal_after: 1 s}
+expect:"""
+    head, rest = FILE.format(seed=1).split("faults:", 1)
+    text = f"{head}faults:{faults}{rest.split('expect:', 1)[1]}"
+    plan = compile_topology(parse_topology(text).topology, "r1")
+    slow, cut, flap, pause = plan.faults
+    assert (slow.kind, slow.params.cpus_factor) == ("cpu_slowdown", 0.5)
+    assert (cut.kind, cut.params.direction, cut.targets) == ("partition", "up", ("pi4-1",))
+    assert (flap.kind, flap.params.period_s) == ("flap", 2.0)
+    assert pause.kind == "pause"

@@ -28,7 +28,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--broker-host", help="default: the plan's")
     parser.add_argument("--broker-port", type=int, help="default: the plan's")
     parser.add_argument("--mqtt-version", type=int, choices=(4, 5), default=5)
-    parser.add_argument("--connect-timeout", type=float, default=60.0, metavar="SECONDS")
+    parser.add_argument(
+        "--connect-timeout", type=float, metavar="SECONDS", help="default: the plan's start timeout"
+    )
     parser.add_argument("--alive", type=Path, default=Path("/tmp/alive"), help="touched once a second")
     given = parser.parse_args(arguments)
     return Options(

@@ -86,7 +86,7 @@ class Service:
         try:
             self._touch()
             self._turn([e.Started(resumed=resumed)])
-            self._link.start(lambda: self._stopping)
+            self._link.start(self._given_up)
             while self._result is None and not self._stopping:
                 self._step()
         finally:
@@ -96,6 +96,11 @@ class Service:
             self._chronicle.close()
             self._journal.close()
         return self._result
+
+    def _given_up(self) -> bool:
+        """Asked again and again while the first connection is awaited; waiting for a broker is no illness."""
+        self._touch()
+        return self._stopping
 
     def _step(self) -> None:
         now = self._mono()

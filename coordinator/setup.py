@@ -46,7 +46,7 @@ class Options:
     broker_port: int | None = None
     mqtt_version: Literal[4, 5] = 5
     alive: Path | None = Path("/tmp/alive")
-    connect_timeout_s: float = 60.0
+    connect_timeout_s: float | None = None  # None: as long as the plan gives the start of a run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +156,8 @@ def make_service(options: Options) -> Ready:
 
 
 def _address(options: Options, files: Files) -> BrokerAddress:
+    # The broker stands at its gate until hostd has measured every link: that takes longer with a larger fleet.
+    patience_s = options.connect_timeout_s or files.plan.start_timeout_s
     return BrokerAddress(
         host=options.broker_host or files.plan.network.broker_host,
         port=options.broker_port or files.plan.network.broker_port,
@@ -163,7 +165,7 @@ def _address(options: Options, files: Files) -> BrokerAddress:
         password=files.password,
         ca_file=files.ca_file,
         mqtt_version=options.mqtt_version,
-        connect_timeout_s=options.connect_timeout_s,
+        connect_timeout_s=patience_s,
     )
 
 

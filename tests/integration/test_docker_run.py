@@ -54,12 +54,14 @@ def test_every_link_and_quota_was_measured(finished: Path) -> None:
 
 def test_no_agent_connected_before_its_gate_opened(finished: Path) -> None:
     opened: dict[str, float] = {}
-    for event in events(finished):
-        if event["event"] == "gate_opened":
-            opened.setdefault(event["about"], event["mono_s"])
-        if event["event"] == "connected" and event["node"] in opened:
-            assert event["mono_s"] >= opened[event["node"]]
-    assert len(opened) >= len(summary(finished)["devices"])
+    for event in events(finished, "gate_opened"):
+        opened.setdefault(event["about"], event["mono_s"])
+    connected = [event for event in events(finished, "connected") if event["node"] != "coordinator"]
+    assert {event["node"] for event in connected} == {
+        device["name"] for device in summary(finished)["devices"]
+    }
+    for event in connected:
+        assert event["mono_s"] >= opened[event["node"]], event
 
 
 def test_nothing_is_left(finished: Path) -> None:

@@ -1,4 +1,4 @@
-"""Exit codes of `edgerig`, documented in README.md and docs/cli.md."""
+"""Exit codes of `edgerig`, documented in README.md and in `edgerig --help`."""
 
 OK = 0
 FAILED = 1  # an expectation did not hold, or could not be judged

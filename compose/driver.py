@@ -23,6 +23,7 @@ NODES_EVERY_S = 1.0  # the state of containers costs a call to the engine
 AFTER_COORDINATOR_S = 40.0  # hostd waits up to 20 s for the agents, then heals
 # A restart by Docker's policy, by hand or by a fault takes a second or two; who stays away longer has ended for good.
 DEAD_GRACE_S = 10.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PER_ROUND_SLACK_S = 30.0  # evaluation, publishing, and deadline extensions that the coordinator itself bounds
 
 
@@ -53,12 +54,25 @@ def interruptible() -> Iterator[None]:
             seen = True
             raise Interrupted(signal.Signals(number).name)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, on_signal) for number in numbers]
+    before = [(number, signal.signal(number, on_signal)) for number in SIGNALS]
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Within, those signals are ignored: a teardown that is cut short would leave containers behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [(number, signal.signal(number, signal.SIG_IGN)) for number in SIGNALS]
+    try:
+        yield
+    finally:
+        for number, handler in before:
             signal.signal(number, handler)
 
 
@@ -98,7 +112,8 @@ class Driver:
             self.writer.append("down", reason=error.what[:500], durable=True)
             raise
         finally:
-            self._tear_down()
+            with uninterrupted():
+                self._tear_down()
 
     def _tear_down(self) -> None:
         try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import ipaddress
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -26,6 +28,7 @@ LABEL_ROLE = "io.edgerig.role"
 LABEL_ROOT = "io.edgerig.root"
 
 ENGINE_TIMEOUT_S = 30  # one API call; the slowest seen is removing a container under load, 4 s
+COMPOSE_END_WAIT_S = 10  # told to end, compose cancels what it has asked of the engine: a second or two
 COMPOSE_TIMEOUT_S = 900  # a first build installs onnxruntime over a slow line
 SUBNET_POOL = ipaddress.ip_network(
     "10.213.0.0/16"
@@ -73,25 +76,45 @@ def compose(project: str, file: Path, arguments: Sequence[str], *, quiet: bool =
     """Run `docker compose`; its standard output. A failure carries the last lines of what it said."""
     command = ["docker", "compose", "--progress", "plain", "-p", project, "-f", str(file), *arguments]
     environment = {**_build_settings(), **os.environ, "DOCKER_BUILDKIT": "1", "COMPOSE_IGNORE_ORPHANS": "1"}
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # Its own session: Ctrl-C goes to the runner, which tears down in order.
+        start_new_session=True,
+    )
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=COMPOSE_TIMEOUT_S,
-            env=environment,
-            # Its own session: Ctrl-C goes to the runner, which tears down in order.
-            start_new_session=True,
-        )
+        output, errors = process.communicate(timeout=COMPOSE_TIMEOUT_S)
     except subprocess.TimeoutExpired:
+        _end_group(process)
         raise EnvironmentProblem(
             f"`docker compose {arguments[0]}` did not end", awaited=f"{COMPOSE_TIMEOUT_S} s"
         ) from None
-    if done.returncode != 0:
-        tail = (done.stderr or done.stdout).strip().splitlines()[-12:]
+    except BaseException:  # Ctrl-C in the middle of it
+        _end_group(process)
+        raise
+    if process.returncode != 0:
+        tail = (errors or output).strip().splitlines()[-12:]
         raise _compose_problem(arguments[0], tail)
-    return done.stdout
+    return output
+
+
+def _end_group(process: subprocess.Popen[str]) -> None:
+    """End `docker` and the compose plugin, which is its child: alone it would go on creating containers.
+
+    Both hold the pipes, so that their end is the end of both.
+    """
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        try:
+            process.communicate(timeout=COMPOSE_END_WAIT_S)
+            return
+        except subprocess.TimeoutExpired:
+            continue
 
 
 def _build_settings() -> dict[str, str]:

@@ -33,10 +33,11 @@ DETACHED_NAME = "detached"
 
 
 class Session(Struct, frozen=True):
-    """A prepared run: its plan and its folder. `relay_ports` only in the process runtime."""
+    """A prepared run: its plan, its folder, and the hold on it. The last two only in the process runtime."""
 
     plan: Plan
     root: Path
+    lock: RunnerLock
     broker_port: int = 0
     relay_ports: dict[str, int] = {}
 
@@ -58,14 +59,18 @@ def create(
     """Compile and prepare a new run below `runs`. Raises TopologyErrors, DatasetError, EnvironmentProblem."""
     run = run or new_run_id(loaded.topology.name)
     root = _new_folder(runs, run)
+    # Held from here on: a sweep meanwhile must not take the credentials of a run that is still being prepared.
+    lock = RunnerLock(root)
     try:
         make = _docker_session if runtime == "docker" else _process_session
-        session = make(loaded, root, run, data_dir, seed)
+        session = make(loaded, root, lock, run, data_dir, seed)
         shutil.copyfile(loaded.source, root / "topology.yaml")
     except OSError as error:
         remove_secrets(root)
+        lock.release()
         raise _disk_problem(root, error) from None
     except BaseException:
+        lock.release()
         # Nothing ran, so there is nothing to keep: a refused topology must not leave half a run behind.
         shutil.rmtree(root, ignore_errors=True)
         raise
@@ -78,18 +83,20 @@ def seeded(loaded: Loaded, seed: int | None) -> Topology:
     return loaded.topology if seed is None else loaded.topology.model_copy(update={"seed": seed})
 
 
-def _docker_session(loaded: Loaded, root: Path, run: str, data_dir: Path | None, seed: int | None) -> Session:
+def _docker_session(
+    loaded: Loaded, root: Path, lock: RunnerLock, run: str, data_dir: Path | None, seed: int | None
+) -> Session:
     topology = seeded(loaded, seed)
     subnet = engine.free_subnet(engine.client(), len(topology.device_names))
     uid = None if os.geteuid() == 0 else os.getuid()
     plan = compile_topology(topology, run, host=this_host(), subnet=subnet, uid=uid, sha256=loaded.sha256)
     prepare(plan, root, data_dir=data_dir)
     (root / "compose.yaml").write_text(compose_file(plan, mode="bind", root=root, repo=REPOSITORY))
-    return Session(plan, root)
+    return Session(plan, root, lock)
 
 
 def _process_session(
-    loaded: Loaded, root: Path, run: str, data_dir: Path | None, seed: int | None
+    loaded: Loaded, root: Path, lock: RunnerLock, run: str, data_dir: Path | None, seed: int | None
 ) -> Session:
     topology = seeded(loaded, seed)
     plan = compile_topology(
@@ -99,7 +106,7 @@ def _process_session(
     port = free_port()
     relays = write_relays(plan, root, port)
     prepare(plan, root, data_dir=data_dir, broker_port=port, agent_ports=relays)
-    return Session(plan, root, port, relays)
+    return Session(plan, root, lock, port, relays)
 
 
 def _refuse_faults(faults: list[tuple[int, str]]) -> None:
@@ -170,12 +177,12 @@ class RunnerLock:
 
 def is_driven(root: Path) -> bool:
     """Whether a living runner holds this run, or `edgerig up` left it running on purpose."""
-    if (root / DETACHED_NAME).exists():
-        return True
     try:
+        if (root / DETACHED_NAME).exists():
+            return True
         lock = RunnerLock(root)
-    except EnvironmentProblem:
-        return True
+    except (EnvironmentProblem, PermissionError):
+        return True  # another user's run: we cannot know, and it is not ours to remove
     except OSError:
         return False
     lock.release()

@@ -41,7 +41,7 @@ def sweep(client: Any, runs: Path, *, everything: bool = False) -> dict[str, lis
     removed: dict[str, list[str]] = {}
     for run, folder in sorted(labelled_runs(client).items()):
         root = Path(folder) if folder else runs / run
-        if not everything and (not folder or (root.is_dir() and is_driven(root))):
+        if not everything and (not folder or is_driven(root)):
             continue
         removed[run] = remove_run(client, run)
         remove_secrets(root)

@@ -11,13 +11,12 @@ import typer
 
 from compose import engine
 from compose.docker_runtime import DockerRuntime, containers_of, remove_run
-from compose.driver import Driver, interruptible
+from compose.driver import Driver, interruptible, uninterrupted
 from compose.errors import EnvironmentProblem, Interrupted
 from compose.process_runtime import ProcessRuntime
 from compose.runtime import Runtime
 from compose.session import (
     DETACHED_NAME,
-    RunnerLock,
     Session,
     create,
     find_run,
@@ -94,7 +93,6 @@ def run(
 
 def _drive(session: Session, progress: Progress, build: bool) -> Summary:
     """Run to the end, whatever the end is; a record is written even for a run that broke."""
-    lock = RunnerLock(session.root)
     try:
         Driver(_runtime(session, build), session.plan, session.root, progress).run()
     except (Interrupted, EnvironmentProblem) as reason:
@@ -102,7 +100,7 @@ def _drive(session: Session, progress: Progress, build: bool) -> Summary:
         raise
     finally:
         remove_secrets(session.root)
-        lock.release()
+        session.lock.release()
     return collect(session.root, session.plan)
 
 
@@ -122,14 +120,20 @@ def up(
     with interruptible():
         session = _create(file, RuntimeName.docker, runs, seed, run_id)
         (session.root / DETACHED_NAME).touch()
-        runtime = _runtime(session, build)
         try:
-            runtime.start()
-        except (EnvironmentProblem, Interrupted):
-            runtime.stop()
+            runtime = _runtime(session, build)
+            try:
+                runtime.start()
+            except BaseException:
+                with uninterrupted():
+                    runtime.stop()
+                raise
+        except BaseException:
             remove_secrets(session.root)
             (session.root / DETACHED_NAME).unlink()
             raise
+        finally:
+            session.lock.release()
     typer.echo(
         f"run {session.plan.run} is up; `edgerig status {session.plan.run}` shows it, `edgerig down` ends it"
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import docker.errors
+import requests.exceptions
 
 from compose import engine
 from compose.errors import EnvironmentProblem
@@ -13,6 +14,7 @@ from compose.runtime import NodeState
 from history.events import Event
 from topology.plan import Plan
 
+LEFT = "when the engine is well again, `edgerig sweep` removes what is left"
 STOP_GRACE_S = 4  # agents go offline cleanly in under a second even at 0.15 core; the broker at once
 
 
@@ -36,7 +38,8 @@ class DockerRuntime:
         engine.compose(self._project, self._file, ["up", "-d", "--no-build", "--quiet-pull"])
 
     def nodes(self) -> list[NodeState]:
-        return [_state(container) for container in self._containers()]
+        with engine.blamed():
+            return [_state(container) for container in self._containers()]
 
     def handle(self, events: list[Event], now: float) -> None:
         """hostd fires the faults in this runtime."""
@@ -61,10 +64,10 @@ class DockerRuntime:
 
 
 def containers_of(client: Any, run: str) -> list[Any]:
-    """Every container labelled with this run, running or not."""
-    return list(
-        client.containers.list(all=True, filters={"label": f"{engine.LABEL_RUN}={run}"}, ignore_removed=True)
-    )
+    """Every container labelled with this run, running or not. Raises EnvironmentProblem."""
+    label = {"label": f"{engine.LABEL_RUN}={run}"}
+    with engine.blamed():
+        return list(client.containers.list(all=True, filters=label, ignore_removed=True))
 
 
 def remove_run(client: Any, run: str) -> list[str]:
@@ -83,10 +86,12 @@ def remove_run(client: Any, run: str) -> list[str]:
         if _quietly(container.remove, force=True, v=True):
             removed.append(f"container {container.name}")
     label = {"label": f"{engine.LABEL_RUN}={run}"}
-    for network in client.networks.list(filters=label):
+    with engine.blamed():
+        networks, volumes = client.networks.list(filters=label), client.volumes.list(filters=label)
+    for network in networks:
         if _quietly(network.remove):
             removed.append(f"network {network.name}")
-    for volume in client.volumes.list(filters=label):
+    for volume in volumes:
         if _quietly(volume.remove, force=True):
             removed.append(f"volume {volume.name}")
     return removed
@@ -102,7 +107,11 @@ def _quietly(call: Any, **arguments: Any) -> bool:
     except docker.errors.APIError as error:
         if error.status_code == 409:  # somebody else is removing it just now
             return False
-        raise EnvironmentProblem(f"Docker could not clean up: {error.explanation or error}") from None
+        raise EnvironmentProblem(
+            f"Docker could not clean up: {error.explanation or error}", hint=LEFT
+        ) from None
+    except requests.exceptions.RequestException as error:
+        raise EnvironmentProblem(f"Docker does not answer while cleaning up: {error}", hint=LEFT) from None
 
 
 def _state(container: Any) -> NodeState:
@@ -131,6 +140,6 @@ def _exit_code(container: Any, state: Any) -> int | None:
 def _logs(container: Any, tail: int) -> str:
     try:
         text: bytes = container.logs(tail=tail, timestamps=False)
-    except (docker.errors.APIError, docker.errors.NotFound):
+    except (docker.errors.DockerException, requests.exceptions.RequestException):
         return ""
     return text.decode("utf-8", "replace")

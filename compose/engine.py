@@ -47,6 +47,15 @@ def client() -> Any:
         raise _engine_problem(error) from None
 
 
+@contextmanager
+def blamed() -> Iterator[None]:
+    """Within, an engine that stops answering in the middle of a run is an EnvironmentProblem, too."""
+    try:
+        yield
+    except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+        raise _engine_problem(error) from None
+
+
 def _engine_problem(error: Exception) -> EnvironmentProblem:
     text = str(error)
     host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")

@@ -36,10 +36,11 @@ def sweep(client: Any, runs: Path, *, everything: bool = False) -> dict[str, lis
     """Remove the containers, networks, volumes and secrets of dead runs; what was removed, per run.
 
     A run is dead when nobody holds its runner lock and it was not started with `up`. One without a folder was
-    started by plain `docker compose up` and belongs to its user. `everything` takes all of them.
+    started by plain `docker compose up` and belongs to its user. `everything` takes all of them. Without a
+    `client` only secrets are removed.
     """
     removed: dict[str, list[str]] = {}
-    for run, folder in sorted(labelled_runs(client).items()):
+    for run, folder in sorted(labelled_runs(client).items() if client is not None else ()):
         root = Path(folder) if folder else runs / run
         if not everything and (not folder or is_driven(root)):
             continue

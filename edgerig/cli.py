@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from typing import NoReturn
 
@@ -73,3 +74,7 @@ def main() -> None:
         # `edgerig logs | head`: the reader had enough.
         sys.stderr.close()
         sys.exit(OK)
+    except (OSError, sqlite3.OperationalError) as error:
+        # A disk that fills up while the record is written, a folder that has lost its permissions.
+        hint = "check free space and permissions; `edgerig report RUN` writes a run's record again"
+        _fail(ENVIRONMENT, EnvironmentProblem(str(error), hint=hint).lines())

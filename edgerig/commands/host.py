@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from compose import engine
+from compose.errors import EnvironmentProblem
 from compose.sweep import sweep as sweep_host
 from edgerig.exits import ENVIRONMENT, OK
 from edgerig.options import DEFAULT_RUNS, Format, FormatOption, RunsFolder
@@ -51,7 +52,13 @@ def sweep(
     edgerig sweep           runs whose runner is dead
     edgerig sweep --all     every run on this host
     """
-    removed = sweep_host(engine.client(), runs, everything=everything)
+    try:
+        client = engine.client()
+    except EnvironmentProblem:
+        # What runs of the process runtime left needs no engine.
+        sweep_host(None, runs, everything=everything)
+        raise
+    removed = sweep_host(client, runs, everything=everything)
     if format is Format.json:
         typer.echo(json.dumps(removed, indent=1))
         return

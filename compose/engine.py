@@ -147,20 +147,30 @@ def _compose_problem(verb: str, tail: list[str]) -> EnvironmentProblem:
     return EnvironmentProblem(f"`docker compose {verb}` failed", log=tail, hint=hint)
 
 
-@contextmanager
-def host_lock(name: str) -> Iterator[None]:
-    """One holder per host: runs that start side by side must not pick the same subnet."""
-    path = Path(tempfile.gettempdir()) / f"edgerig-{name}-{os.getuid()}.lock"
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+_reserved: list[int] = []  # descriptors of locks that this process holds until it ends
+
+
+def _reserve(subnet: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    """Whether no other run that is starting on this host has chosen this subnet.
+
+    Between the choice and the network lies the building of the images; the kernel drops the lock with its process.
+    """
+    name = f"edgerig-subnet-{str(subnet).replace('/', '-')}-{os.getuid()}.lock"
+    flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    descriptor = os.open(Path(tempfile.gettempdir()) / name, flags, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
         os.close(descriptor)
+        return False
+    _reserved.append(descriptor)
+    return True
 
 
 def free_subnet(engine: Any, devices: int) -> str:
-    """The first subnet of the pool that no Docker network overlaps and that has room for `devices`."""
+    """The first subnet of the pool that no Docker network overlaps, no starting run has chosen, and that has room
+    for `devices`.
+    """
     chosen = os.environ.get("EDGERIG_SUBNET")
     if chosen:
         return str(ipaddress.ip_network(chosen))
@@ -171,7 +181,8 @@ def free_subnet(engine: Any, devices: int) -> str:
             if block.get("Subnet"):
                 taken.append(ipaddress.ip_network(block["Subnet"], strict=False))
     for candidate in SUBNET_POOL.subnets(new_prefix=prefix):
-        if not any(other.version == 4 and candidate.overlaps(other) for other in taken):
+        free = not any(other.version == 4 and candidate.overlaps(other) for other in taken)
+        if free and _reserve(candidate):
             return str(candidate)
     raise EnvironmentProblem(
         f"no free subnet in {SUBNET_POOL}", hint="remove unused networks: `edgerig sweep`"

@@ -38,20 +38,17 @@ def project_of(folder: Path, mode: str) -> Iterator[tuple[Any, Plan, Path]]:
     client = engine.client()
     run = f"test-{secrets.token_hex(3)}"
     try:
-        with engine.host_lock("subnet"):
-            plan = plan_of(
-                run=run, subnet=engine.free_subnet(client, 3), uid=None if os.geteuid() == 0 else os.geteuid()
-            )
-            file = folder / "compose.yaml"
-            if mode == "bind":
-                prepare(plan, folder)
-                file.write_text(compose_file(plan, mode="bind", root=folder, repo=REPOSITORY))
-            else:
-                text = compose_file(
-                    plan, mode="volumes", repo=REPOSITORY, topology=SMOKE, output=folder / "out"
-                )
-                file.write_text(text)
-            engine.compose(project(run), file, ["create", "--build"])
+        plan = plan_of(
+            run=run, subnet=engine.free_subnet(client, 3), uid=None if os.geteuid() == 0 else os.geteuid()
+        )
+        file = folder / "compose.yaml"
+        if mode == "bind":
+            prepare(plan, folder)
+            file.write_text(compose_file(plan, mode="bind", root=folder, repo=REPOSITORY))
+        else:
+            text = compose_file(plan, mode="volumes", repo=REPOSITORY, topology=SMOKE, output=folder / "out")
+            file.write_text(text)
+        engine.compose(project(run), file, ["create", "--build"])
         yield client, plan, file
     finally:
         remove_run(client, run)

@@ -17,12 +17,14 @@ from history.events import Event
 from history.reader import Follower
 from history.writer import HistoryWriter
 from topology.plan import Plan
+from wire.topics import COORDINATOR
 
 POLL_S = 0.25  # history is read four times a second: faster than a person reads, cheap beside the run
 NODES_EVERY_S = 1.0  # the state of containers costs a call to the engine
 AFTER_COORDINATOR_S = 40.0  # hostd waits up to 20 s for the agents, then heals
 # A restart by Docker's policy, by hand or by a fault takes a second or two; who stays away longer has ended for good.
 DEAD_GRACE_S = 10.0
+FAULT_NODES = ("hostd", "processes")  # who fires faults in the docker and in the process runtime
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PER_ROUND_SLACK_S = 30.0  # evaluation, publishing, and deadline extensions that the coordinator itself bounds
 
@@ -149,13 +151,19 @@ class Driver:
     def _pump(self) -> None:
         events = self._follower.poll()
         for event in events:
-            self._finished = self._finished or event.event == "run_finished"
-            if event.event == "fault_applied":
-                self._under_fault[str(event["fault"])] = {str(name) for name in _listed(event.get("targets"))}
-            elif event.event == "fault_healed":
-                self._under_fault.pop(str(event["fault"]), None)
+            self._note(event)
             self._watcher.feed(event)
         self._runtime.handle(events, self._clock())
+
+    def _note(self, event: Event) -> None:
+        """A device's file says what the device likes: only services are believed about the run and its faults."""
+        if event.node == COORDINATOR:
+            self._finished = self._finished or event.event == "run_finished"
+        elif event.node in FAULT_NODES and event.event == "fault_applied":
+            targets = {str(name) for name in _listed(event.get("targets"))}
+            self._under_fault[str(event.get("fault"))] = targets
+        elif event.node in FAULT_NODES and event.event == "fault_healed":
+            self._under_fault.pop(str(event.get("fault")), None)
 
     def _check(self, nodes: dict[str, NodeState], now: float) -> None:
         """A service that ended on its own before the run did is the reason, not the silence that follows."""

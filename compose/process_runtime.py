@@ -28,6 +28,7 @@ from emulation.links.relay import RelayConfig, RelayLink
 from history.events import Event
 from history.writer import HistoryWriter
 from topology.plan import DevicePlan, Plan
+from wire.topics import COORDINATOR
 
 BROKER_WAIT_S = 20.0  # amqtt imports in 1 s on an idle core, ten times that on a busy one
 RELAY_FILE = "relay.json"
@@ -99,7 +100,7 @@ class ProcessRuntime:
         return [service.state() for service in self._services.values()]
 
     def handle(self, events: list[Event], now: float) -> None:
-        for event in events:
+        for event in (event for event in events if event.node == COORDINATOR):
             self._executor.perform(self._faults.handle(event, now))
         self._executor.perform(self._faults.tick(now))
         self._history.sync()

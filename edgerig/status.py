@@ -59,6 +59,8 @@ def describe(root: Path, plan: Plan) -> RunStatus:
     newest = 0.0
     for event in read_history(root).events:
         newest = max(newest, event.mono_s)
+        if event.node in devices:
+            continue  # what a device says of itself is no word about the run
         _fold(status, devices, since, event)
     for name, began in since.items():
         devices[name].since_s = round(newest - began, 1)

@@ -151,3 +151,15 @@ def test_whatever_stops_it_is_torn_down_and_recorded(tmp_path: Path, failure: Ex
     assert runtime.stopped == 1
     lines = (tmp_path / "nodes/runner/history.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["event"] in ("down", "interrupted")
+
+
+def test_what_a_device_writes_about_the_run_is_not_believed(tmp_path: Path) -> None:
+    """Neither does it end the run, nor excuse a dead service, nor break the runner by fields that are not there."""
+    device = HistoryWriter(tmp_path / "nodes" / "pi-1" / "history.jsonl", "pi-1")
+    device.append("fault_applied", targets=["broker"])
+    device.append("fault_healed")
+    device.append("run_finished", durable=True)
+    driver, _, _ = drive(tmp_path, FakeRuntime([UP, {**UP, "broker": 1}]))
+    with pytest.raises(EnvironmentProblem) as caught:
+        driver.run()
+    assert "broker ended" in caught.value.what

@@ -19,8 +19,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _end_with_parent() -> None:
-    """In the child: SIGTERM when the runner dies, however it dies. A killed run leaves no process behind."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    """In the child: SIGKILL when the runner dies, however it dies. A killed run leaves no process behind.
+
+    SIGTERM would wait for ever in a child that a pause fault has stopped; all of them bear a kill.
+    """
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Service:

@@ -136,7 +136,9 @@ class DockerHost:
         self._call(f"update {container.node}", lambda: api._result(api._post_json(path, data=options), True))
 
     def watch(self) -> None:
-        """From here on `changed` answers from the daemon's events; a lost stream counts as a change."""
+        """From here on `changed` answers from the daemon's events. Should the stream break, who looks every few
+        seconds anyway (hostd's REFRESH_S) learns of changes later.
+        """
         threading.Thread(target=self._follow, name="docker-events", daemon=True).start()
 
     def changed(self, wait_s: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class DockerRuntime:
         self._file = root / "compose.yaml"
         self._project = project(plan.run)
         self._engine = engine.client()
-        engine.require_compose()
+        self._compose_version = engine.compose_version()
 
     def start(self) -> None:
         if self._build:
@@ -38,8 +39,14 @@ class DockerRuntime:
         engine.compose(self._project, self._file, ["up", "-d", "--no-build", "--quiet-pull"])
 
     def nodes(self) -> list[NodeState]:
+        label = {"label": f"{engine.LABEL_RUN}={self._plan.run}"}
         with engine.blamed():
-            return [_state(container) for container in self._containers()]
+            # One call, no inspection of each container: it is asked every second while quotas are measured.
+            return [_state(row) for row in self._engine.api.containers(all=True, filters=label)]
+
+    def facts(self) -> dict[str, object]:
+        images = {c.labels.get(engine.LABEL_NODE, c.name): c.attrs["Image"] for c in self._containers()}
+        return {"services": len(images), "images": images, "compose": self._compose_version}
 
     def handle(self, events: list[Event], now: float) -> None:
         """hostd fires the faults in this runtime."""
@@ -75,66 +82,67 @@ def remove_run(client: Any, run: str) -> list[str]:
 
     hostd goes first and by SIGTERM, since it heals the host when it ends; then everybody else at once.
     """
-    removed = []
+    removal = _Removal()
     found = containers_of(client, run)
-    for container in sorted(found, key=lambda c: c.labels.get(engine.LABEL_ROLE) != "hostd"):
+    for container in found:
         if container.labels.get(engine.LABEL_ROLE) == "hostd":
-            _quietly(container.stop, timeout=STOP_GRACE_S * 2)
+            removal.does(container.stop, timeout=STOP_GRACE_S * 2)
     for container in found:
         if container.status == "paused":
-            _quietly(container.unpause)
-        if _quietly(container.remove, force=True, v=True):
-            removed.append(f"container {container.name}")
+            removal.does(container.unpause)
+        removal.takes(f"container {container.name}", container.remove, force=True, v=True)
     label = {"label": f"{engine.LABEL_RUN}={run}"}
     with engine.blamed():
         networks, volumes = client.networks.list(filters=label), client.volumes.list(filters=label)
     for network in networks:
-        if _quietly(network.remove):
-            removed.append(f"network {network.name}")
+        removal.takes(f"network {network.name}", network.remove)
     for volume in volumes:
-        if _quietly(volume.remove, force=True):
-            removed.append(f"volume {volume.name}")
-    return removed
+        removal.takes(f"volume {volume.name}", volume.remove, force=True)
+    if removal.failures:
+        raise EnvironmentProblem("Docker could not clean up everything", log=removal.failures[:5], hint=LEFT)
+    return removal.removed
 
 
-def _quietly(call: Any, **arguments: Any) -> bool:
-    """Do it; False where it was gone already."""
-    try:
-        call(**arguments)
-        return True
-    except docker.errors.NotFound:
-        return False
-    except docker.errors.APIError as error:
-        if error.status_code == 409:  # somebody else is removing it just now
+class _Removal:
+    """Goes on past what fails: one stubborn network must not leave ten containers behind."""
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+        self.failures: list[str] = []
+
+    def takes(self, what: str, call: Any, **arguments: Any) -> None:
+        if self.does(call, **arguments):
+            self.removed.append(what)
+
+    def does(self, call: Any, **arguments: Any) -> bool:
+        """False where it was gone already, or where it failed."""
+        try:
+            call(**arguments)
+            return True
+        except docker.errors.NotFound:
             return False
-        raise EnvironmentProblem(
-            f"Docker could not clean up: {error.explanation or error}", hint=LEFT
-        ) from None
-    except requests.exceptions.RequestException as error:
-        raise EnvironmentProblem(f"Docker does not answer while cleaning up: {error}", hint=LEFT) from None
+        except docker.errors.APIError as error:
+            if error.status_code != 409:  # 409: somebody else is removing it just now
+                self.failures.append(str(error.explanation or error)[:300])
+        except requests.exceptions.RequestException as error:
+            self.failures.append(f"no answer: {error}"[:300])
+        return False
 
 
-def _state(container: Any) -> NodeState:
-    state = container.attrs.get("State") or {}
-    running = container.status in ("running", "paused", "restarting", "created")
+_EXITED = re.compile(r"^Exited \((\d+)\)")
+
+
+def _state(row: dict[str, Any]) -> NodeState:
+    """From a row of `docker ps`: `State` is a word, and the exit code stands in `Status`."""
+    running = row["State"] in ("running", "paused", "restarting", "created")
+    exited = _EXITED.match(row.get("Status") or "")
     return NodeState(
-        name=container.labels.get(engine.LABEL_NODE, container.name),
-        role=container.labels.get(engine.LABEL_ROLE, "agent"),
+        name=row["Labels"].get(engine.LABEL_NODE, row["Names"][0].lstrip("/")),
+        role=row["Labels"].get(engine.LABEL_ROLE, "agent"),
         running=running,
-        exit_code=None if running else _exit_code(container, state),
-        detail=container.status,
+        exit_code=int(exited[1]) if exited and not running else None,
+        detail=row["State"],
     )
-
-
-def _exit_code(container: Any, state: Any) -> int | None:
-    """`docker ps` has no exit code: ask for this one container."""
-    if "ExitCode" in state:
-        return int(state["ExitCode"])
-    try:
-        container.reload()
-    except docker.errors.NotFound:
-        return None
-    return int(container.attrs["State"].get("ExitCode", -1))
 
 
 def _logs(container: Any, tail: int) -> str:

@@ -104,7 +104,8 @@ class Driver:
         began = self._clock()
         try:
             self._runtime.start()
-            self.writer.append("phase", name="start", wall_s=round(self._clock() - began, 3), durable=True)
+            self.writer.append("phase", name="start", wall_s=round(self._clock() - began, 3))
+            self.writer.append("up", **self._runtime.facts(), durable=True)
             self.watch()
             self.writer.append("down", reason="finished", durable=True)
         except Interrupted as error:

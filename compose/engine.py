@@ -69,8 +69,8 @@ def _engine_problem(error: Exception) -> EnvironmentProblem:
     )
 
 
-def require_compose() -> None:
-    """compose v2 as a plugin of the docker command."""
+def compose_version() -> str:
+    """Of compose v2, a plugin of the docker command; an EnvironmentProblem where there is none."""
     if shutil.which("docker") is None:
         raise EnvironmentProblem("the command `docker` is not on the PATH", hint=SETUP_HINT)
     done = subprocess.run(
@@ -79,6 +79,7 @@ def require_compose() -> None:
     if done.returncode != 0 or not done.stdout.strip().lstrip("v").startswith(("2", "3", "4", "5")):
         found = (done.stdout or done.stderr).strip().splitlines()[-1:]
         raise EnvironmentProblem("Docker Compose v2 is not installed", log=found, hint=SETUP_HINT)
+    return done.stdout.strip()
 
 
 def compose(project: str, file: Path, arguments: Sequence[str], *, quiet: bool = True) -> str:

@@ -29,7 +29,8 @@ from wire.topics import COORDINATOR
 
 CONTAINER_ROOT = "/run/edgerig"
 MARK = ".made-for"  # holds the plan's digest; written last, so that a half-made folder is made again
-GATE_WAIT_BASE_S = 60.0  # above the start timeout: hostd gives up first, and says why
+# hostd may wait for the last container for the whole start timeout, and measures after that: it gives up first.
+GATE_WAIT_FACTOR = 2.0
 UNSHAPED_BIT_S = 100_000_000  # what an agent assumes of a link without a rate: bytes in flight stay bounded
 BROKER_NAMES = ["broker", "localhost"]
 
@@ -127,7 +128,7 @@ def agent_config(plan: Plan, device: DevicePlan, port: int) -> AgentConfig:
         shard=f"../../shards/{device.name}",
         state=f"../../nodes/{device.name}",
         gate=f"../../gate/{device.name}" if docker else "",
-        gate_wait_s=plan.start_timeout_s + GATE_WAIT_BASE_S,
+        gate_wait_s=GATE_WAIT_FACTOR * plan.start_timeout_s,
         threads=device.threads,
         uplink_bit_s=device.link.up.rate_bit_s or UNSHAPED_BIT_S,
         congestion=plan.network.congestion,

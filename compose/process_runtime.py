@@ -99,6 +99,10 @@ class ProcessRuntime:
     def nodes(self) -> list[NodeState]:
         return [service.state() for service in self._services.values()]
 
+    def facts(self) -> dict[str, object]:
+        broker = mosquitto_binary() or "amqtt"
+        return {"services": len(self._services), "broker": broker, "python": sys.version.split()[0]}
+
     def handle(self, events: list[Event], now: float) -> None:
         for event in (event for event in events if event.node == COORDINATOR):
             self._executor.perform(self._faults.handle(event, now))

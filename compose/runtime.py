@@ -31,6 +31,9 @@ class Runtime(Protocol):
     def nodes(self) -> list[NodeState]:
         """The state of every service; cheap enough to call once a second."""
 
+    def facts(self) -> dict[str, object]:
+        """What the record should know of what was started: images, versions."""
+
     def handle(self, events: list[Event], now: float) -> None:
         """React to new history events (the process runtime fires the faults here; in Docker hostd does)."""
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from compose import engine
 from compose.broker_config import CONTAINER_MEMORY_BYTES
-from compose.prepare import CONTAINER_ROOT
+from compose.prepare import CONTAINER_ROOT, GATE_WAIT_FACTOR
 from topology.plan import DevicePlan, Plan
 
 MIB = 1024 * 1024
@@ -107,7 +107,7 @@ class ServiceMaker:
                 "EDGERIG_NODE": "broker",
                 "EDGERIG_PRIVATE": f"{CONTAINER_ROOT}/private/broker",
                 "EDGERIG_GATE": f"{CONTAINER_ROOT}/gate",
-                "EDGERIG_GATE_WAIT_S": str(int(self.plan.start_timeout_s)),
+                "EDGERIG_GATE_WAIT_S": str(int(GATE_WAIT_FACTOR * self.plan.start_timeout_s)),
             },
             "networks": {
                 "data": {"ipv4_address": self.address(self.plan.network.broker_address)},

@@ -19,7 +19,35 @@ def problems(record: Record) -> list[str]:
         return []
     if not record.hostd_heard:
         return ["hostd left no history: no link and no quota was verified"]
-    return [text for device in record.devices.values() for text in _device(device)]
+    verified = [text for device in record.devices.values() for text in _device(device)]
+    return verified + _lapsed(record)
+
+
+# What hostd found out while the run went on, after everything had been measured once.
+HOSTD = "hostd"
+LAPSED = {
+    "hostd_absent": "hostd was away: delay, jitter and loss were not in force",
+    "link_lost": "a link's rules were gone",
+    "link_readback": "a link was not what was written",
+    "queue_overflow": "a delay queue overflowed",
+    "cpu_readback": "the cgroup had another quota",
+    "memory_readback": "the cgroup had another memory limit",
+    "limit_unreadable": "a limit could not be read back",
+    "not_measured": "a link that came back was not measured",
+    "not_applied": "a link that came back was not shaped",
+}
+
+
+def _lapsed(record: Record) -> list[str]:
+    """Lapses of the emulation itself before the run was over; afterwards the links are taken down on purpose."""
+    end = record.run_finished_at
+    return [
+        f"{lapse.node}: {LAPSED[lapse.what]} ({lapse.detail})"
+        for lapse in record.lapses
+        if lapse.what in LAPSED
+        and lapse.source == HOSTD
+        and (end is None or lapse.at is None or lapse.at <= end)
+    ]
 
 
 def held(record: Record) -> bool | None:

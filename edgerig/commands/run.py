@@ -40,7 +40,7 @@ from edgerig.options import (
 from edgerig.progress import Mode, Progress
 from edgerig.status import describe
 from history.collect import collect
-from history.summary import Summary
+from history.summary import SUMMARY_NAME, Summary
 from topology.host import this_host
 from topology.validate import load_topology
 
@@ -204,7 +204,7 @@ def down(name: RunName = "latest", runs: RunsFolder = DEFAULT_RUNS) -> None:
         removed = remove_run(client, plan.run)
     remove_secrets(root)
     (root / DETACHED_NAME).unlink(missing_ok=True)
-    if not removed:
+    if not removed and (root / SUMMARY_NAME).exists():
         typer.echo(f"{plan.run}: nothing was up")
         return
     summary = collect(root, plan)

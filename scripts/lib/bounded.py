@@ -18,6 +18,8 @@ EXIT_TIMEOUT = 124
 
 def run_bounded(bound_s: float, command: list[str]) -> int:
     """The command's exit code (128 + signal when a signal ended it), or 124 when it met the bound."""
+    # An ignored SIGINT is inherited (a shell's background jobs have it so): the command could not be interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, start_new_session=True)
     # Ctrl-C and a runner's SIGTERM reach this process only; the command must hear of them too.
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -50,6 +50,9 @@ class FakeRuntime:
             for name, code in now.items()
         ]
 
+    def facts(self) -> dict[str, object]:
+        return {"services": 3}
+
     def handle(self, events: list[Event], now: float) -> None:
         self.handled += events
 

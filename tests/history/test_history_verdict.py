@@ -11,6 +11,7 @@ import synthetic_run as run
 
 from history.checks import CHECKS, run_checks
 from history.derive import derive
+from history.emulation import LAPSED
 from history.reader import read_history
 from history.record import Record
 from history.summarize import summarize
@@ -144,6 +145,16 @@ def test_emulation_out_of_tolerance_makes_the_run_invalid(mutation: Mutation, wo
     assert (summary.verdict, summary.exit_code) == ("invalid", 1)
     assert any(words in reason for reason in summary.reasons)
     assert summary.emulation.held is False
+
+
+@pytest.mark.parametrize("what", sorted(LAPSED))
+def test_an_emulation_that_did_not_last_makes_the_run_invalid(what: str) -> None:
+    def lapse(at: float) -> Mutation:
+        return lambda script: script.hostd(at, "lapse", what=what, node="zero-1", detail="seen by hostd")
+
+    during, afterwards = summarize(made(lapse(60.0))), summarize(made(lapse(10_000.0)))
+    assert (during.verdict, afterwards.verdict) == ("invalid", "pass")
+    assert any("seen by hostd" in reason for reason in during.reasons)
 
 
 def test_the_direction_that_is_off_is_named_with_its_figures() -> None:

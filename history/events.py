@@ -57,7 +57,7 @@ hostd
   healed_all        reason
 
 runner
-  up                services, images              interrupted      signal
+  up                services, images, compose     interrupted      signal
   down              reason                        phase            name, wall_s
 """
 

@@ -19,7 +19,13 @@ def _device(record: Record, event: Event, key: str = "device") -> DeviceRecord |
 def probed(record: Record, event: Event) -> None:
     record.hostd_heard = record.hostd_heard or event.node == "hostd"
     record.backend, record.backend_reason = text(event, "backend"), text(event, "reason")
-    record.environment = {k: v for k, v in event.fields.items() if k not in ("backend", "reason")}
+    record.environment |= {k: v for k, v in event.fields.items() if k not in ("backend", "reason")}
+
+
+@HANDLERS.on("up")
+def up(record: Record, event: Event) -> None:
+    """What the runner started: images by digest, compose or the broker of the process runtime."""
+    record.environment |= event.fields
 
 
 @HANDLERS.on("ready")

@@ -12,7 +12,7 @@ import pytest
 import topology
 from learning.datasets import DATASETS
 from learning.models import MODELS, build_model
-from topology import checks
+from topology.checks.learning import PARAMETERS, TRAIN_SAMPLES
 from topology.errors import TopologyErrors
 from topology.expectations import METRICS, Condition
 from topology.generated import generated_files, json_schema
@@ -105,21 +105,21 @@ def test_a_broken_group_count_causes_no_consequential_errors() -> None:
 
 
 def test_data_sets_and_models_are_known_to_learning() -> None:
-    assert set(get_args(Topology.model_fields["model"].annotation)) == set(checks.PARAMETERS)
-    assert set(get_args(Data.model_fields["dataset"].annotation)) == set(checks.TRAIN_SAMPLES)
-    assert set(checks.TRAIN_SAMPLES) <= set(DATASETS)
-    assert set(checks.PARAMETERS) <= set(MODELS)
-    assert len(DATASETS["mnist-mini"](None).train_y) == checks.TRAIN_SAMPLES["mnist-mini"]
+    assert set(get_args(Topology.model_fields["model"].annotation)) == set(PARAMETERS)
+    assert set(get_args(Data.model_fields["dataset"].annotation)) == set(TRAIN_SAMPLES)
+    assert set(TRAIN_SAMPLES) <= set(DATASETS)
+    assert set(PARAMETERS) <= set(MODELS)
+    assert len(DATASETS["mnist-mini"](None).train_y) == TRAIN_SAMPLES["mnist-mini"]
 
 
-@pytest.mark.parametrize("name", sorted(checks.PARAMETERS))
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
 def test_parameter_counts(name: str) -> None:
     import onnx
 
     counted = sum(
         onnx.numpy_helper.to_array(t).size for t in build_model(name).graph.initializer if t.data_type == 1
     )
-    assert counted == checks.PARAMETERS[name]
+    assert counted == PARAMETERS[name]
 
 
 def test_metrics_are_those_of_the_verdict() -> None:

@@ -1,0 +1,43 @@
+"""The plan: a topology with everything decided.
+
+A topology (YAML, `topology.schema`) is what a person writes; a plan is what the services of a run read. It holds
+resolved numbers only (bit/s, seconds, bytes, addresses, uids), no profile names to look up, no units to parse and no
+secret. `topology.compile` makes it; it is written once as `plan.json` before anything starts and never changes.
+
+msgspec structs, so that the services need no pydantic and a broken file is refused with the path of the field.
+"""
+
+from __future__ import annotations
+
+from topology.plan.agent import AgentConfig
+from topology.plan.compression import CompressionPlan, UplinkPlan
+from topology.plan.devices import DevicePlan, Link, NetworkPlan, Shape, Tolerance
+from topology.plan.faults import FaultParams, FaultPlan, Trigger
+from topology.plan.learning import DataPlan, OptimizerPlan, PartitionPlan, TrainingPlan
+from topology.plan.policy import PolicyPlan
+from topology.plan.run import PLAN_SCHEMA, Expectation, Plan, Runtime, dump_plan, load_plan
+
+__all__ = [
+    "PLAN_SCHEMA",
+    "AgentConfig",
+    "CompressionPlan",
+    "DataPlan",
+    "DevicePlan",
+    "Expectation",
+    "FaultParams",
+    "FaultPlan",
+    "Link",
+    "NetworkPlan",
+    "OptimizerPlan",
+    "PartitionPlan",
+    "Plan",
+    "PolicyPlan",
+    "Runtime",
+    "Shape",
+    "Tolerance",
+    "TrainingPlan",
+    "Trigger",
+    "UplinkPlan",
+    "dump_plan",
+    "load_plan",
+]

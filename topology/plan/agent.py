@@ -1,0 +1,33 @@
+"""What one device is told about itself."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+
+class AgentConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one device is told about itself: the file `agent.yaml`, in a container as on a Raspberry Pi.
+
+    Paths are relative to the file's own folder unless absolute. `uplink_bit_s` bounds the bytes in flight to one
+    second of the link; 0 means unknown (then a cautious 1 Mbit/s is assumed). An empty `gate` means: no link gate.
+    """
+
+    run: str
+    agent: str
+    broker_host: str
+    broker_port: int
+    username: str
+    password_file: str
+    ca_file: str | None = None
+    tls_server_name: str | None = None
+    mqtt_version: Literal[4, 5] = 5
+    shard: str
+    state: str
+    gate: str = ""
+    gate_wait_s: float = 180.0
+    threads: int = 1
+    uplink_bit_s: int = 0
+    congestion: str = ""
+    log_level: str = "info"

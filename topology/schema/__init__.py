@@ -1,0 +1,36 @@
+"""The file a user writes, as pydantic models. Every quantity carries a unit; unknown keys are errors.
+
+`topology.validate` turns a file into a `Topology` or into all its errors, `topology.checks` holds what no
+single key can know, and `topology.compile` resolves the rest into a plan. The models are the source of
+`topology/schema.json`.
+"""
+
+from __future__ import annotations
+
+from topology.schema.base import DEVICES_MAX, GROUP, GROUP_LENGTH_MAX
+from topology.schema.compression import Compression, Downlink, Sparsify, Uplink
+from topology.schema.devices import DeviceGroup, LinkSpec, Network, ToleranceSpec
+from topology.schema.learning import Data, Optimizer, Partition, Training
+from topology.schema.policy import Policy
+from topology.schema.run import Topology, device_name
+
+__all__ = [
+    "DEVICES_MAX",
+    "GROUP",
+    "GROUP_LENGTH_MAX",
+    "Compression",
+    "Data",
+    "DeviceGroup",
+    "Downlink",
+    "LinkSpec",
+    "Network",
+    "Optimizer",
+    "Partition",
+    "Policy",
+    "Sparsify",
+    "ToleranceSpec",
+    "Topology",
+    "Training",
+    "Uplink",
+    "device_name",
+]

@@ -1,0 +1,51 @@
+"""The whole file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from topology.expectations import METRICS, Expected
+from topology.faults import Fault
+from topology.fields import Strict
+from topology.schema.base import GROUP, GROUP_LENGTH_MAX, GroupName, one_of
+from topology.schema.compression import Compression
+from topology.schema.devices import DeviceGroup, Network, ToleranceSpec
+from topology.schema.learning import Data, Training
+from topology.schema.policy import Policy
+
+MetricName = Annotated[str, one_of(METRICS, "metric")]
+
+
+class Topology(Strict):
+    """One federated-learning run: the fleet, the data, the learning, what goes wrong, and what must hold."""
+
+    name: Annotated[
+        str, Field(pattern=GROUP, max_length=GROUP_LENGTH_MAX, description="Part of the run's id.")
+    ]
+    seed: Annotated[
+        int, Field(ge=0, le=2**32 - 1, description="Of data, model, cohorts and fault targets.")
+    ] = 0
+    devices: Annotated[dict[GroupName, DeviceGroup], Field(min_length=1)]
+    data: Data
+    model: Literal["cnn", "mlp"]
+    training: Training
+    policy: Policy = Policy()
+    compression: Compression = Compression()
+    faults: Annotated[list[Fault], Field(max_length=1000)] = []  # noqa: RUF012 (pydantic copies defaults)
+    expect: dict[MetricName, Expected] = {}  # noqa: RUF012
+    tolerance: ToleranceSpec = ToleranceSpec()
+    network: Network = Network()
+
+    @property
+    def device_names(self) -> list[str]:
+        """Every device in the fleet's order."""
+        return [
+            device_name(group, i) for group, spec in self.devices.items() for i in range(1, spec.count + 1)
+        ]
+
+
+def device_name(group: str, number: int) -> str:
+    """`pi4`, 3 → `pi4-3`; numbers start at 1, also in a group of one."""
+    return f"{group}-{number}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -20,10 +21,20 @@ import yaml
 from compose.broker_config import mosquitto_conf
 from compose.credentials import RunCredentials, give, make_credentials, write_private
 from compose.process_runtime import ProcessRuntime
-from learning import datasets
-from learning.autodiff import build_training_graph, initial_parameters
-from learning.models import build_model
-from learning.partition import PARTITIONS, Labels, Partition, write_shards
+from edge_agent.limits import Limits
+from learning import allotment
+from learning.artifact import Flat, TrainingArtifact
+from learning.datasets.base import Dataset
+from learning.making import (
+    BindingError,
+    bound,
+    look,
+    make_artifact,
+    model_of,
+    require_batches,
+    require_fit,
+    source_files,
+)
 from topology.plan import AgentConfig, DevicePlan, Plan, dump_plan
 from wire.topics import COORDINATOR
 
@@ -47,8 +58,9 @@ def prepare(
 
     `data_dir`: where data sets are that do not ship (EDGERIG_DATA). `broker_port`: where the broker listens
     instead of the plan's port, and `agent_ports`: which port each agent connects to (its relay); both for the
-    process runtime. Raises learning.shard.DatasetError, learning.partition.PartitionError, OSError (a full
-    disk, a missing permission).
+    process runtime. Raises what `edgerig.cli` turns into exit code 2 (learning.shard.DatasetError,
+    learning.partition.PartitionError, learning.making.BindingError, AutodiffError, PluginError), and OSError
+    (a full disk, a missing permission).
     """
     root.mkdir(parents=True, exist_ok=True)
     content = dump_plan(plan)
@@ -57,8 +69,10 @@ def prepare(
     ports = {device.name: (agent_ports or {}).get(device.name, port) for device in plan.devices}
 
     _once(root / "private", digest, lambda folder: _write_private(plan, root, folder, port, ports))
-    _once(root / "shards", digest, lambda folder: _write_shards(plan, folder, data_dir))
-    _once(root / "model", digest, lambda folder: _write_model(plan, folder))
+    learned = _Learned(plan, data_dir)
+    made_from = hashlib.sha256((digest + _fingerprint(plan)).encode()).hexdigest()
+    _once(root / "shards", made_from, lambda folder: _write_shards(plan, folder, learned.dataset))
+    _once(root / "model", made_from, lambda folder: _write_model(plan, folder, learned))
     _make_node_folders(plan, root)
     _replace(root / "plan.json", content)
 
@@ -143,26 +157,62 @@ def _yaml(config: AgentConfig) -> bytes:
 # ----------------------------------------------------------------------------------------------
 
 
-def _write_shards(plan: Plan, folder: Path, data_dir: Path | None) -> None:
-    dataset = datasets.load(plan.data.dataset, data_dir)
-    partition = partition_of(plan, dataset.train_y)
-    names = [device.name for device in plan.devices]
-    write_shards(dataset, partition, names, folder)
+class _Learned:
+    """Data and graph of a plan, made at most once and only when something is to be written."""
+
+    def __init__(self, plan: Plan, data_dir: Path | None) -> None:
+        self._plan, self._data_dir = plan, data_dir
+
+    @cached_property
+    def _made(self) -> tuple[Dataset, TrainingArtifact, Flat]:
+        plan = self._plan
+        dataset, model = allotment.load_dataset(plan.data, self._data_dir), model_of(plan)
+        artifact, initial = make_artifact(plan, dataset, model)
+        require_fit(plan, artifact, look(plan, model, dataset).activation_bytes)
+        _require_device(artifact)
+        return bound(dataset, artifact), artifact, initial
+
+    @property
+    def dataset(self) -> Dataset:
+        return self._made[0]
+
+    @property
+    def artifact(self) -> TrainingArtifact:
+        return self._made[1]
+
+    @property
+    def initial(self) -> Flat:
+        return self._made[2]
+
+
+def _require_device(artifact: TrainingArtifact) -> None:
+    """What every agent refuses anyway, said before one is started."""
+    limits, size = Limits(), len(artifact.to_bytes())
+    if artifact.size > limits.parameters_max:
+        raise BindingError(
+            f"model {artifact.model}: {artifact.size} trained parameters, an agent takes {limits.parameters_max}: "
+            "name fewer in `trainable`"
+        )
+    if size > limits.graph_bytes_max:
+        raise BindingError(
+            f"model {artifact.model}: its graph has {size} bytes, an agent takes {limits.graph_bytes_max}: frozen "
+            "layers travel inside it; train more of them, or use a smaller model"
+        )
+
+
+def _fingerprint(plan: Plan) -> str:
+    """Of the files that model and data come from."""
+    stats = [(path.name, path.stat()) for path in source_files(plan)]
+    return repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+
+
+def _write_shards(plan: Plan, folder: Path, dataset: Dataset) -> None:
+    table = allotment.write(plan, dataset, folder)
+    require_batches(plan, {share.device: share.samples for share in table.shares})
+    allotment.write_table(table, folder / allotment.TABLE_NAME)
     owners = {**{device.name: device.uid for device in plan.devices}, "test": plan.coordinator_uid}
     for name, uid in owners.items():
         _keep_private(folder / name, uid)
-
-
-def partition_of(plan: Plan, labels: Labels) -> Partition:
-    """Who gets which samples, as the plan says."""
-    wanted = plan.data.partition
-    options: dict[str, float] = {}
-    if wanted.kind == "dirichlet":
-        options["alpha"] = wanted.alpha
-    elif wanted.kind == "shards":
-        options["shards_per_device"] = wanted.shards_per_device
-    make = PARTITIONS[wanted.kind]
-    return make(labels, len(plan.devices), plan.data.samples_per_device, plan.seed, **options)
 
 
 def _keep_private(folder: Path, uid: int) -> None:
@@ -174,11 +224,11 @@ def _keep_private(folder: Path, uid: int) -> None:
     give(folder, uid)
 
 
-def _write_model(plan: Plan, folder: Path) -> None:
-    model = build_model(plan.model, plan.seed)
-    artifact = build_training_graph(model, batch_size=plan.training.batch_size, name=plan.model)
-    (folder / "artifact.bin").write_bytes(artifact.to_bytes())
-    np.save(folder / "initial.npy", initial_parameters(model, artifact))
+def _write_model(plan: Plan, folder: Path, learned: _Learned) -> None:
+    (folder / "artifact.bin").write_bytes(learned.artifact.to_bytes())
+    np.save(folder / "initial.npy", learned.initial)
+    # A copy for the coordinator, which sees no shard but the global test data.
+    shutil.copyfile(folder.parent / "shards" / allotment.TABLE_NAME, folder / allotment.TABLE_NAME)
 
 
 # --- folders that services write

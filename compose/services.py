@@ -4,11 +4,13 @@ together.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol
 
 from compose import engine
 from compose.broker_config import CONTAINER_MEMORY_BYTES
 from compose.prepare import CONTAINER_ROOT, GATE_WAIT_FACTOR
+from topology.names import is_path
 from topology.plan import DevicePlan, Plan
 
 MIB = 1024 * 1024
@@ -278,6 +280,18 @@ class BindMounts:
         return _bind(f"{self._root}/{path}", f"{CONTAINER_ROOT}/{path}", read_only=not writable)
 
 
+TOPOLOGY = "/topology/topology.yaml"  # in the init container
+SHIPPED = ("mnist-mini", "sensors")  # need no folder of their own
+
+
+def _sources(plan: Plan) -> list[str]:
+    """Files and folders beside the topology that a run is prepared from. Raises ValueError."""
+    found = [name for name in (plan.graph.source, plan.data.dataset) if is_path(name)]
+    if len({Path(name).name for name in found}) != len(found):
+        raise ValueError(f"{' and '.join(found)}: model and data need different names in a compose file")
+    return found
+
+
 class VolumeMounts:
     """Three named volumes; who may read what is decided by the owners of the files in them.
 
@@ -313,11 +327,15 @@ class VolumeMounts:
 
     def before(self, make: ServiceMaker) -> dict[str, Any]:
         plan = make.plan
-        command = ["prepare", "--topology", "/topology.yaml", "--run", plan.run, "--root", CONTAINER_ROOT]
+        command = ["prepare", "--topology", TOPOLOGY, "--run", plan.run, "--root", CONTAINER_ROOT]
         command += ["--subnet", make.address(plan.network.subnet), "--seed", str(plan.seed)]
-        volumes = [*_volumes("run", "nodes", "gate"), _bind(self._topology, "/topology.yaml", read_only=True)]
+        volumes = [*_volumes("run", "nodes", "gate"), _bind(self._topology, TOPOLOGY, read_only=True)]
         more: dict[str, Any] = {"command": command, "cap_add": ["CHOWN", "DAC_OVERRIDE", "FOWNER"]}
-        if plan.data.dataset != "mnist-mini":
+        # Beside the topology, where a path that leads nowhere in a container is looked for (topology.sources).
+        for path in _sources(plan):
+            target = str(Path(TOPOLOGY).with_name(Path(path).name))
+            volumes.append(_bind(path, target, read_only=True))
+        if plan.data.dataset not in SHIPPED and not is_path(plan.data.dataset):
             data = "${EDGERIG_DATA:?set it to the folder with the data set}"
             volumes.append(_bind(data, "/data", read_only=True))
             more["environment"] = {"EDGERIG_DATA": "/data"}

@@ -65,6 +65,7 @@ def create(
         make = _docker_session if runtime == "docker" else _process_session
         session = make(loaded, root, lock, run, data_dir, seed)
         shutil.copyfile(loaded.source, root / "topology.yaml")
+        _keep_sources(loaded, root)
     except OSError as error:
         remove_secrets(root)
         lock.release()
@@ -76,6 +77,15 @@ def create(
         raise
     _point_latest(runs, root)
     return session
+
+
+def _keep_sources(loaded: Loaded, root: Path) -> None:
+    """The model file beside the topology's copy, so that the run can be repeated from its folder. Data stay where they
+    are: they may be large, and they may be nobody else's business.
+    """
+    if loaded.topology.model.is_file:
+        source = Path(loaded.topology.model.source)
+        shutil.copyfile(source, root / source.name)
 
 
 def seeded(loaded: Loaded, seed: int | None) -> Topology:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+import msgspec
+from msgspec import Struct, field
 
-from topology.plan import DevicePlan, Plan, PolicyPlan
+from learning.schedules import Schedule
+from topology.plan import DevicePlan, Plan, PolicyPlan, SchedulePlan, TrainingPlan
 from wire.messages import TrainSpec, UplinkSpec
 
 CHUNK_BYTES_MIN = 2_000  # below this the header and the PUBACK cost more than the content
@@ -17,6 +19,7 @@ OPEN_GRANT_BYTES_MAX = 32 << 20  # reassembly budget: memory for updates in tran
 UPDATE_OVERHEAD_BYTES = 65_536  # an encoded update is never larger than the raw float32 and its headers
 
 SETTLED_KEPT_PER_AGENT = 16  # an agent can name at most 8 spooled and 8 unsettled tasks in a hello
+SAMPLES_MAX = 1_000_000  # what a topology may ask for at most, where nothing tells the size of shards
 STORY_LINES = 32  # what an illegal transition tells of an object's past
 
 
@@ -34,9 +37,10 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True):
     rounds: int
     samples_max: int  # what one device's shard holds: a claim above it counts as this
     parameters: int
-    train: TrainSpec
+    train: TrainSpec  # of a task without a schedule; `train_for` gives a task's own
     uplink: UplinkSpec
     policy: PolicyPlan
+    schedule: SchedulePlan = field(default_factory=SchedulePlan)
     stop_at_accuracy: float | None = None
     # Until then the first round waits for its whole cohort; for twice that long for a quorum, then the run fails.
     start_timeout_s: float = 120.0
@@ -64,6 +68,13 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True):
     def update_bytes_max(self) -> int:
         return self.parameters * 4 + UPDATE_OVERHEAD_BYTES
 
+    def train_for(self, round_: int, version: int) -> TrainSpec:
+        """With the learning rate of this round (counted from 1) or version (from 0)."""
+        plan = self.schedule
+        schedule = Schedule(kind=plan.kind, factor=plan.factor, period=plan.period, warmup=plan.warmup)
+        index = max(0, round_ - 1) if plan.by == "round" else version
+        return msgspec.structs.replace(self.train, lr=schedule.rate(self.train.lr, index))
+
 
 def link_budget(device: DevicePlan) -> LinkBudget:
     rate_bit_s = device.link.up.rate_bit_s
@@ -82,25 +93,41 @@ def model_chunk_bytes(plan: Plan) -> int:
     return min(max(int(min(rates) / 8 * CHUNK_S), CHUNK_BYTES_MIN), CHUNK_BYTES_MAX)
 
 
-def from_plan(plan: Plan, parameters: int) -> CoordinatorConfig:
-    """`parameters`: the size of the flat model vector, known from the artifact."""
-    optimizer, uplink = plan.training.optimizer, plan.compression.uplink
+def train_spec(training: TrainingPlan) -> TrainSpec:
+    optimizer = training.optimizer
+    return TrainSpec(
+        local_epochs=training.local_epochs,
+        local_steps=training.local_steps,
+        batch_size=training.batch_size,
+        last_batch=training.last_batch,
+        optimizer=optimizer.kind,
+        lr=optimizer.lr,
+        momentum=optimizer.momentum,
+        nesterov=optimizer.nesterov,
+        weight_decay=optimizer.weight_decay,
+        beta1=optimizer.beta1,
+        beta2=optimizer.beta2,
+        epsilon=optimizer.epsilon,
+        clip_norm=training.clip_norm,
+        prox_mu=training.proximal,
+        keep=optimizer.keep,
+    )
+
+
+def from_plan(plan: Plan, parameters: int, samples_max: int | None = None) -> CoordinatorConfig:
+    """`parameters`: the size of the flat model vector, known from the artifact. `samples_max`: of the largest shard,
+    known from the table of the data; by default what the plan says.
+    """
+    uplink = plan.compression.uplink
     return CoordinatorConfig(
         run=plan.run,
         seed=plan.seed,
         agents={device.name: link_budget(device) for device in plan.devices},
         rounds=plan.training.rounds,
-        samples_max=plan.data.samples_per_device,
+        samples_max=samples_max or plan.data.samples_per_device or SAMPLES_MAX,
         parameters=parameters,
-        train=TrainSpec(
-            local_epochs=plan.training.local_epochs,
-            batch_size=plan.training.batch_size,
-            optimizer=optimizer.kind,
-            lr=optimizer.lr,
-            momentum=optimizer.momentum,
-            nesterov=optimizer.nesterov,
-            weight_decay=optimizer.weight_decay,
-        ),
+        train=train_spec(plan.training),
+        schedule=plan.training.schedule,
         uplink=UplinkSpec(top_k=uplink.top_k, quantize=uplink.quantize, entropy=uplink.entropy),
         policy=plan.policy,
         stop_at_accuracy=plan.training.stop_at_accuracy,

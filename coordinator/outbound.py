@@ -59,7 +59,7 @@ class Outbound:
             round=action.round,
             model=ref,
             graph=self._live.graph.ref,
-            train=self._config.train,
+            train=self._config.train_for(action.round, action.version),
             uplink=self._config.uplink,
             seed=action.seed,
             deadline_s=action.deadline_s,

@@ -26,6 +26,7 @@ from coordinator.recovery import Model, restore_model, restore_state
 from coordinator.refusals import RefusalLog
 from coordinator.service import Service
 from history.writer import HistoryWriter
+from learning.allotment import TABLE_NAME, read_table
 from learning.artifact import ArtifactError, TrainingArtifact
 from learning.evaluator import Evaluator
 from learning.shard import DatasetError, open_shard
@@ -136,7 +137,8 @@ class Ready:
 def make_service(options: Options) -> Ready:
     """Raises EnvironmentFault."""
     files = read_files(options.root)
-    config = from_plan(files.plan, files.artifact.size)
+    table = read_table(options.root / "model" / TABLE_NAME)
+    config = from_plan(files.plan, files.artifact.size, table.samples_max if table else None)
     try:
         evaluator = Evaluator(files.artifact, open_shard(options.root / "shards" / "test"))
     except (DatasetError, ArtifactError) as error:

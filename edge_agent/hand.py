@@ -91,16 +91,28 @@ def _problem(turn: Turn, order: m.Task) -> tuple[str, str] | None:
     if any(ref.chunks > ref.bytes for ref in (order.graph, model.full, *model.deltas)):
         return "sizes", "more chunks than bytes"
     train = order.train
-    numbers = (train.lr, train.momentum, train.weight_decay)
-    if not all(math.isfinite(x) and x >= 0 for x in numbers) or train.momentum >= 1:
+    if not _sane(train):
         return (
             "numbers",
-            f"cannot train with lr {train.lr}, momentum {train.momentum}, decay {train.weight_decay}",
+            f"cannot train with lr {train.lr}, momentum {train.momentum}, decay {train.weight_decay}, betas "
+            f"{train.beta1} and {train.beta2}, epsilon {train.epsilon}, clip {train.clip_norm}, mu {train.prox_mu}",
         )
     held = len(turn.state.items) + (turn.state.hand is not None and turn.state.hand.residual_busy)
     if held >= limits.pending_max:
         return "pending", f"{limits.pending_max} updates still wait for their outcome"
     return None
+
+
+def _sane(train: m.TrainSpec) -> bool:
+    shares = (train.momentum, train.beta1, train.beta2)
+    numbers = (train.lr, train.weight_decay, train.prox_mu, *shares)
+    clip = train.clip_norm
+    return (
+        all(math.isfinite(x) and x >= 0 for x in numbers)
+        and all(share < 1 for share in shares)
+        and 0 < train.epsilon < math.inf
+        and (clip is None or 0 < clip < math.inf)
+    )
 
 
 # --- the work ------------------------------------------------------------------------------------------------------

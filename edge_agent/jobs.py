@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from edge_agent import actions as a
@@ -173,15 +174,7 @@ class Jobs:
         )
         if parameters.size != artifact.size:
             raise WorkError(f"a graph of {artifact.size} parameters, a version of {parameters.size}")
-        spec = TrainingSpec(
-            batch_size=job.spec.batch_size,
-            local_epochs=job.spec.local_epochs,
-            optimizer=job.spec.optimizer,
-            lr=job.spec.lr,
-            momentum=job.spec.momentum,
-            nesterov=job.spec.nesterov,
-            weight_decay=job.spec.weight_decay,
-        )
+        spec = msgspec.convert(job.spec, TrainingSpec, from_attributes=True)
         trainer = Trainer(artifact, self._shard, self._threads)
         try:
             return trainer.train(parameters, spec, job.seed, on_step)

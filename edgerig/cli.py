@@ -12,8 +12,12 @@ from compose.errors import EnvironmentProblem, Interrupted
 from edgerig import __version__
 from edgerig.commands import host, model, record, run, topology
 from edgerig.exits import CONFIGURATION, ENVIRONMENT, INTERRUPTED, OK
+from learning.artifact import ArtifactError
+from learning.autodiff import AutodiffError
 from learning.datasets import DatasetError
+from learning.making import BindingError
 from learning.partition import PartitionError
+from learning.plugins import PluginError
 from topology.errors import TopologyErrors
 
 HELP = """Federated learning at the edge, for real: throttled containers, shaped links, faults, a verdict.
@@ -66,6 +70,10 @@ def main() -> None:
         _fail(CONFIGURATION, errors.lines())
     except (DatasetError, PartitionError) as error:
         _fail(CONFIGURATION, [f"data: {error}"])
+    except (AutodiffError, ArtifactError, BindingError) as error:
+        _fail(CONFIGURATION, [f"model: {error}"])
+    except PluginError as error:
+        _fail(CONFIGURATION, [f"plug-in: {error}"])
     except EnvironmentProblem as problem:
         _fail(ENVIRONMENT, problem.lines())
     except (Interrupted, KeyboardInterrupt):

@@ -6,15 +6,12 @@ every platform (numpy's PCG64 is specified bit by bit).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from learning.datasets.base import Dataset
 
 Indices = npt.NDArray[np.int64]
 Labels = npt.NDArray[Any]
@@ -224,43 +221,22 @@ def local_split(partition: Partition, test_share: float, seed: int) -> tuple[Par
     return Partition(partition.kind, tuple(train)), Partition(partition.kind, tuple(test))
 
 
-def table(partition: Partition, labels: Labels, classes: int, names: Sequence[str]) -> list[str]:
-    """Who got what, as lines of text: name, samples, then the count of every class."""
-    counts = partition.histograms(labels, classes)
-    width = max(6, *(len(name) for name in names))
-    lines = [f"{'device':<{width}} {'total':>6} " + " ".join(f"{c:>5}" for c in range(classes))]
-    for name, row in zip(names, counts, strict=True):
-        lines.append(f"{name:<{width}} {row.sum():>6} " + " ".join(f"{count:>5}" for count in row))
-    return [*lines, *partition.notes]
-
-
+# All take labels (natural: users), devices, samples_per_device, seed, and their own keywords. `feature-drift` deals
+# like iid; what devices make of their samples is in learning.drift.
 PARTITIONS: dict[str, Callable[..., Partition]] = {
     "iid": iid,
     "dirichlet": dirichlet,
     "shards": shards,
     "dirichlet-free": dirichlet_free,
     "quantity": quantity,
+    "natural": natural,
+    "feature-drift": iid,
 }
 
 
-def write_shards(
-    dataset: Dataset, partition: Partition, names: Sequence[str], out: str | Path
-) -> npt.NDArray[np.int64]:
-    """Write `<out>/<device>/{x,y}.npy` for each device and `<out>/test/{x,y}.npy`; return the label
-    histograms.
+def partition_kinds() -> dict[str, Callable[..., Partition]]:
+    """The table with the installed plug-ins."""
+    from learning.plugins import load_plugins
 
-    The test data is for the coordinator only: it is never mounted into an agent.
-    """
-    if len(names) != len(partition.devices) or len(set(names)) != len(names) or "test" in names:
-        raise PartitionError(f"{len(partition.devices)} shards need as many distinct names other than 'test'")
-    out = Path(out)
-    for name, chosen in zip(names, partition.devices, strict=True):
-        _write(out / name, dataset.train_x[chosen], dataset.train_y[chosen])
-    _write(out / "test", dataset.test_x, dataset.test_y)
-    return partition.histograms(dataset.train_y, dataset.classes)
-
-
-def _write(folder: Path, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "x.npy", np.ascontiguousarray(x))
-    np.save(folder / "y.npy", y if y.dtype.kind == "f" else y.astype(np.int64))
+    load_plugins()
+    return PARTITIONS

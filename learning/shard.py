@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+TRAIN_NAMES, TEST_NAMES = ("x.npy", "y.npy"), ("x_test.npy", "y_test.npy")
 
 
 class DatasetError(ValueError):
@@ -35,11 +36,11 @@ class Shard:
         return len(self.x)
 
 
-def open_shard(folder: str | Path) -> Shard:
+def open_shard(folder: str | Path, names: tuple[str, str] = TRAIN_NAMES) -> Shard:
     """Map `x.npy` and `y.npy` of a folder; nothing is read yet. Raises DatasetError."""
     folder = Path(folder)
     arrays = []
-    for name in ("x.npy", "y.npy"):
+    for name in names:
         path = folder / name
         try:
             # Never allow_pickle: a shard is data, not code.

@@ -17,6 +17,7 @@ from learning.shard import Shard
 
 Received = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 OnStep = Callable[[int, int], Any]
+LastBatch = Literal["pad", "fill", "drop"]
 
 
 NOISE_STREAM = 1  # second word of the seed of dropout's noise: independent of the order of the samples
@@ -34,6 +35,7 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
     """How one task trains. Either `local_epochs` or `local_steps`; optimizer state starts at zero."""
 
     batch_size: Annotated[int, Meta(ge=1, le=65_536)]
+    last_batch: LastBatch = "pad"
     local_epochs: Annotated[int, Meta(ge=1, le=10_000)] = 1
     local_steps: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -65,15 +67,18 @@ class TrainResult(Struct, kw_only=True):
 
 
 def batches(
-    samples: int, batch_size: int, steps: int, seed: int, fill: bool = False
+    samples: int, batch_size: int, steps: int, seed: int, last: LastBatch = "pad"
 ) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
-    """Indices of each step's batch and how many of them count; epochs are reshuffled, the last batch is
-    padded.
+    """Indices of each step's batch and how many of them count; epochs are reshuffled.
 
-    Order follows from `seed` alone. Padding repeats the batch's own first indices; its weight is zero. With
-    `fill` the last batch is filled with other samples of the shard instead, which count: what a batch's
-    statistics are taken over cannot be weighted away.
+    Order follows from `seed` alone. An epoch's last, smaller batch is padded with the batch's own first indices,
+    whose weight is zero; or filled with other samples of the shard, which count, since what a batch's statistics
+    are taken over cannot be weighted away; or dropped.
     """
+    if last == "drop" and samples < batch_size:
+        raise ArtifactError(
+            f"{samples} samples, and a last batch below {batch_size} is dropped: nothing is left"
+        )
     rng = np.random.Generator(np.random.PCG64(seed))
     done = 0
     while done < steps:
@@ -83,7 +88,9 @@ def batches(
                 return
             chosen = order[start : start + batch_size]
             real = len(chosen)
-            if real < batch_size and fill:
+            if real < batch_size and last == "drop":
+                continue
+            if real < batch_size and last == "fill":
                 yield np.resize(np.concatenate([chosen, order[:start]]), batch_size), batch_size
             else:
                 yield (np.resize(chosen, batch_size) if real < batch_size else chosen), real
@@ -109,7 +116,12 @@ class Trainer:
     def steps(self, spec: TrainingSpec) -> int:
         if spec.local_steps is not None:
             return spec.local_steps
-        return spec.local_epochs * -(-len(self.shard) // spec.batch_size)
+        whole, rest = divmod(len(self.shard), spec.batch_size)
+        return spec.local_epochs * (whole + bool(rest and self.last_batch(spec) != "drop"))
+
+    def last_batch(self, spec: TrainingSpec) -> LastBatch:
+        """Never padded where a batch's statistics become state."""
+        return "fill" if self.artifact.state and spec.last_batch == "pad" else spec.last_batch
 
     def train(
         self,
@@ -143,7 +155,7 @@ class Trainer:
         loop = _Loop(self, spec, work, flat_params, seed, correction)
         steps = self.steps(spec)
         for index, (chosen, real) in enumerate(
-            batches(len(self.shard), spec.batch_size, steps, seed, fill=bool(artifact.state)), start=1
+            batches(len(self.shard), spec.batch_size, steps, seed, self.last_batch(spec)), start=1
         ):
             loop.step(chosen, real)
             if on_step is not None and on_step(index, steps) is False:

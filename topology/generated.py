@@ -30,6 +30,7 @@ def json_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     group = definitions["DeviceGroup"]["properties"]
     group["link"] = {"anyOf": [{"type": "string", "enum": [*LINKS]}, {"$ref": "#/$defs/LinkSpec"}]}
+    schema["properties"]["model"] = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Model"}]}
     definitions["Uplink"]["properties"]["sparsify"]["anyOf"].insert(0, {"const": "none"})
     return {"$schema": "http://json-schema.org/draft-07/schema#", **_plain(schema)}
 

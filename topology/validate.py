@@ -21,6 +21,7 @@ from topology.host import Host, host_problems
 from topology.loader import Document, load_bytes, load_file
 from topology.plan import Runtime
 from topology.schema import Topology
+from topology.sources import with_paths
 from topology.wording import convert
 
 # Stand in for required sections that are broken, so that the others can be parsed; no check looks at them.
@@ -59,7 +60,7 @@ def parse_topology(
 
 
 def _loaded(document: Document, raw: bytes, host: Host | None, runtime: Runtime) -> Loaded:
-    topology = validate(document, host=host, runtime=runtime)
+    topology = with_paths(validate(document, host=host, runtime=runtime), document)
     return Loaded(topology, document.source, hashlib.sha256(raw).hexdigest(), document)
 
 

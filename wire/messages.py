@@ -60,13 +60,26 @@ class ModelRef(Struct, frozen=True, kw_only=True):
 
 
 class TrainSpec(Struct, frozen=True, kw_only=True):
-    local_epochs: Annotated[int, Meta(ge=1, le=10_000)]
+    """How one task trains (learning.trainer.TrainingSpec has the same fields); `lr` is this round's.
+
+    `local_steps` goes before `local_epochs`. `keep`: the optimizer's state is the device's own from task to task.
+    """
+
+    local_epochs: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    local_steps: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
     batch_size: Annotated[int, Meta(ge=1, le=65_536)]
-    optimizer: Literal["sgd"] = "sgd"
+    last_batch: Literal["pad", "fill", "drop"] = "pad"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: float
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    clip_norm: float | None = None
+    prox_mu: float = 0.0
+    keep: bool = False
 
 
 class UplinkSpec(Struct, frozen=True, kw_only=True):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from learning.datasets.base import Dataset
 from learning.datasets.folder import load_folder
@@ -13,28 +14,44 @@ from learning.datasets.sensors import make_sensors
 from learning.datasets.text import load_text
 from learning.shard import DatasetError
 
-Loader = Callable[[Path | None], Dataset]
+Loader = Callable[..., Dataset]
 
 DATASETS: dict[str, Loader] = {
     "mnist": load_mnist,
     "mnist-mini": load_mini,
-    "sensors": lambda _: make_sensors(),
+    "sensors": lambda _, **options: make_sensors(**options),
 }
 
 
-def load(name: str, data_dir: str | Path | None = None) -> Dataset:
+def load(
+    name: str,
+    data_dir: str | Path | None = None,
+    options: Mapping[str, float | int | str | bool] | None = None,
+) -> Dataset:
     """A data set by name, or a path: a folder (learning.datasets.folder) or a .txt file. `data_dir` is where
-    downloaded ones live; by default the environment's EDGERIG_DATA.
+    downloaded ones live; by default the environment's EDGERIG_DATA. `options`: the loader's keywords.
 
-    Raises DatasetError for an unknown name and for a missing, unreadable or corrupt folder.
+    Raises DatasetError for an unknown name, for options a data set does not have, and for a missing, unreadable or
+    corrupt folder.
     """
+    try:
+        return _load(name, data_dir, dict(options or {}))
+    except TypeError as error:
+        raise DatasetError(f"data set {name}: {error}") from error
+
+
+def _load(name: str, data_dir: str | Path | None, options: dict[str, Any]) -> Dataset:
     if name not in DATASETS and (os.sep in name or name.endswith(".txt")):
         path = Path(name)
-        return load_folder(path) if path.is_dir() else load_text(path)
+        return load_folder(path, **options) if path.is_dir() else load_text(path, **options)
+    if name not in DATASETS:
+        from learning.plugins import load_plugins
+
+        load_plugins()
     if name not in DATASETS:
         raise DatasetError(f"unknown data set {name!r}: choose one of {', '.join(sorted(DATASETS))}")
     folder = data_dir if data_dir is not None else os.environ.get("EDGERIG_DATA")
-    return DATASETS[name](Path(folder) if folder else None)
+    return DATASETS[name](Path(folder) if folder else None, **options)
 
 
 __all__ = ["DATASETS", "Dataset", "DatasetError", "load"]

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from compose_plans import QUICKSTART, plan_of
 
-from compose.prepare import partition_of, prepare
+from compose.prepare import prepare
+from learning.allotment import partition_of
 from learning.artifact import TrainingArtifact
 from learning.datasets import DatasetError, load
 from learning.shard import open_shard
@@ -62,7 +63,7 @@ def test_an_agent_finds_everything_from_its_own_file(run: tuple[Plan, Path]) -> 
 def test_shards_are_disjoint_and_each_agent_has_its_own(run: tuple[Plan, Path]) -> None:
     plan, root = run
     dataset = load("mnist-mini")
-    chosen = partition_of(plan, dataset.train_y).devices
+    chosen = partition_of(plan, dataset).devices
     assert len(set(np.concatenate(chosen).tolist())) == 1500
     for device, indices in zip(plan.devices, chosen, strict=True):
         shard = open_shard(root / "shards" / device.name)

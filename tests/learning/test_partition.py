@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learning.datasets.base import Dataset
 from learning.partition import (
     PARTITIONS,
     PartitionError,
@@ -20,10 +19,7 @@ from learning.partition import (
     natural,
     quantity,
     shards,
-    table,
-    write_shards,
 )
-from learning.shard import open_shard
 
 LABELS = np.repeat(np.arange(10), 100)
 EQUAL = ["dirichlet", "iid", "shards"]
@@ -93,7 +89,7 @@ def test_indices_are_the_same_on_every_platform():
 EXPECTED = "c888feb76924c662"
 
 
-@pytest.mark.parametrize("kind", sorted(PARTITIONS))
+@pytest.mark.parametrize("kind", sorted(set(PARTITIONS) - {"natural"}))
 def test_more_devices_than_data_says_how_much_is_needed(kind):
     with pytest.raises(PartitionError, match="need 1200, the data set has 1000"):
         PARTITIONS[kind](LABELS, 12, 100, seed=1)
@@ -108,21 +104,6 @@ def test_nonsense_is_refused():
         shards(LABELS, 2, 10, seed=1, shards_per_device=0)
 
 
-def test_written_shards_hold_each_device_its_own(tmp_path):
-    x = np.arange(1_000, dtype=np.uint16).reshape(-1, 1)
-    data = Dataset("d", "made up", x, LABELS, x[:7], LABELS[:7], 10)
-    made = dirichlet(LABELS, 3, 40, seed=2)
-    table = write_shards(data, made, ["a", "b", "c"], tmp_path)
-    np.testing.assert_array_equal(table.sum(axis=1), [40, 40, 40])
-    for name, chosen in zip("abc", made.devices, strict=True):
-        shard = open_shard(tmp_path / name)
-        np.testing.assert_array_equal(shard.x[:, 0], chosen)
-        np.testing.assert_array_equal(shard.y, LABELS[chosen])
-    assert len(open_shard(tmp_path / "test")) == 7
-    with pytest.raises(PartitionError, match="distinct names"):
-        write_shards(data, made, ["a", "a", "test"], tmp_path)
-
-
 @settings(max_examples=30, deadline=None)
 @given(alpha=st.floats(0.01, 100), seed=st.integers(0, 1000), devices=st.integers(1, 20))
 def test_free_sizes_are_disjoint_and_none_is_too_small(alpha, seed, devices):
@@ -135,7 +116,6 @@ def test_free_sizes_are_disjoint_and_none_is_too_small(alpha, seed, devices):
 def test_a_repaired_partition_says_so():
     made = dirichlet_free(LABELS, 20, 15, 1, alpha=0.01)
     assert "samples were moved" in made.notes[0]
-    assert made.notes[0] in table(made, LABELS, 10, [f"d{i}" for i in range(20)])
 
 
 def test_quantity_skew_keeps_the_sum_and_falls_by_rank():

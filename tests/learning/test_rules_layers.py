@@ -175,7 +175,7 @@ def test_gradients_through_batch_statistics():
 
 
 def test_with_state_the_last_batch_is_filled_with_samples_that_count():
-    drawn = list(batches(10, 4, steps=3, seed=2, fill=True))
+    drawn = list(batches(10, 4, steps=3, seed=2, last="fill"))
     assert [real for _, real in drawn] == [4, 4, 4]
     last = drawn[2][0]
     assert len(set(last)) == 4

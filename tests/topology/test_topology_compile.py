@@ -93,7 +93,7 @@ def test_a_slow_link_queues_at_least_two_frames() -> None:
 def test_the_rest_is_carried_over() -> None:
     plan = plan_of()
     assert plan.data.samples_per_device == 6000
-    assert (plan.data.partition.kind, plan.data.partition.alpha) == ("dirichlet", 0.3)
+    assert (plan.data.partition.kind, plan.data.partition.options) == ("dirichlet", {"alpha": 0.3})
     assert (plan.policy.cohort, plan.policy.deadline_s, plan.policy.quorum) == (8, 30.0, 0.7)
     assert (plan.compression.uplink.top_k, plan.compression.uplink.quantize, plan.compression.downlink) == (
         0.01,

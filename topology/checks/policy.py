@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from topology.checks.learning import PARAMETERS
 from topology.checks.registry import Problem, check
 from topology.links import resolve_link
+from topology.names import PARAMETERS
 from topology.schema import Topology
 
 
@@ -45,9 +45,14 @@ def deadline_is_possible(topology: Topology) -> Iterator[Problem]:
 
 def update_bytes_least(topology: Topology) -> float:
     """A lower bound of an update's size: the values alone, and half of them where zstd may shrink what is not
-    sparse.
+    sparse. 0 for a model that only its file tells the size of.
     """
     uplink = topology.compression.uplink
     value_bytes = {"none": 4, "fp16": 2, "int8": 1}[uplink.quantize]
     share = uplink.sparsify.top_k if uplink.sparsify else 1.0
-    return PARAMETERS[topology.model] * share * value_bytes * (0.5 if uplink.entropy == "zstd" else 1.0)
+    return (
+        PARAMETERS.get(topology.model.source, 0)
+        * share
+        * value_bytes
+        * (0.5 if uplink.entropy == "zstd" else 1.0)
+    )

@@ -16,7 +16,7 @@ from topology.compile.devices import (
     default_subnet,
 )
 from topology.compile.faults import compile_faults
-from topology.compile.learning import compile_data, compile_training
+from topology.compile.learning import compile_data, compile_model, compile_training
 from topology.compile.policy import compile_policy
 from topology.errors import TopologyError, TopologyErrors, join_path
 from topology.host import Host, host_problems
@@ -65,7 +65,8 @@ def compile_topology(
         topology_sha256=sha256 or hashlib.sha256(repr(topology).encode()).hexdigest(),
         devices=devices,
         data=compile_data(topology),
-        model=topology.model,
+        model=topology.model.name,
+        graph=compile_model(topology),
         training=compile_training(topology),
         policy=compile_policy(topology),
         compression=compile_compression(topology),

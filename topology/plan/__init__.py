@@ -13,7 +13,14 @@ from topology.plan.agent import AgentConfig
 from topology.plan.compression import CompressionPlan, UplinkPlan
 from topology.plan.devices import DevicePlan, Link, NetworkPlan, Shape, Tolerance
 from topology.plan.faults import FaultParams, FaultPlan, Trigger
-from topology.plan.learning import DataPlan, OptimizerPlan, PartitionPlan, TrainingPlan
+from topology.plan.learning import (
+    DataPlan,
+    ModelPlan,
+    OptimizerPlan,
+    PartitionPlan,
+    SchedulePlan,
+    TrainingPlan,
+)
 from topology.plan.policy import PolicyPlan
 from topology.plan.run import PLAN_SCHEMA, Expectation, Plan, Runtime, dump_plan, load_plan
 
@@ -27,12 +34,14 @@ __all__ = [
     "FaultParams",
     "FaultPlan",
     "Link",
+    "ModelPlan",
     "NetworkPlan",
     "OptimizerPlan",
     "PartitionPlan",
     "Plan",
     "PolicyPlan",
     "Runtime",
+    "SchedulePlan",
     "Shape",
     "Tolerance",
     "TrainingPlan",

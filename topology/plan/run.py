@@ -11,7 +11,7 @@ from msgspec import Struct, field
 from topology.plan.compression import CompressionPlan
 from topology.plan.devices import DevicePlan, NetworkPlan, Tolerance
 from topology.plan.faults import FaultPlan
-from topology.plan.learning import DataPlan, TrainingPlan
+from topology.plan.learning import DataPlan, ModelPlan, TrainingPlan
 from topology.plan.policy import PolicyPlan
 
 PLAN_SCHEMA = 1
@@ -37,7 +37,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     topology_sha256: str
     devices: tuple[DevicePlan, ...]
     data: DataPlan
-    model: str
+    model: str  # its name in reports
+    graph: ModelPlan = field(default_factory=ModelPlan)
     training: TrainingPlan
     policy: PolicyPlan
     compression: CompressionPlan

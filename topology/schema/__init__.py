@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from topology.schema.base import DEVICES_MAX, GROUP, GROUP_LENGTH_MAX
 from topology.schema.compression import Compression, Downlink, Sparsify, Uplink
+from topology.schema.data import Data, Partition
 from topology.schema.devices import DeviceGroup, LinkSpec, Network, ToleranceSpec
-from topology.schema.learning import Data, Optimizer, Partition, Training
+from topology.schema.learning import Optimizer, Schedule, Training
+from topology.schema.model import Feed, Model
 from topology.schema.policy import Policy
 from topology.schema.run import Topology, device_name
 
@@ -22,11 +24,14 @@ __all__ = [
     "Data",
     "DeviceGroup",
     "Downlink",
+    "Feed",
     "LinkSpec",
+    "Model",
     "Network",
     "Optimizer",
     "Partition",
     "Policy",
+    "Schedule",
     "Sparsify",
     "ToleranceSpec",
     "Topology",

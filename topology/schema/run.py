@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -11,8 +11,10 @@ from topology.faults import Fault
 from topology.fields import Strict
 from topology.schema.base import GROUP, GROUP_LENGTH_MAX, GroupName, one_of
 from topology.schema.compression import Compression
+from topology.schema.data import Data
 from topology.schema.devices import DeviceGroup, Network, ToleranceSpec
-from topology.schema.learning import Data, Training
+from topology.schema.learning import Training
+from topology.schema.model import Model
 from topology.schema.policy import Policy
 
 MetricName = Annotated[str, one_of(METRICS, "metric")]
@@ -29,7 +31,7 @@ class Topology(Strict):
     ] = 0
     devices: Annotated[dict[GroupName, DeviceGroup], Field(min_length=1)]
     data: Data
-    model: Literal["cnn", "mlp"]
+    model: Model
     training: Training
     policy: Policy = Policy()
     compression: Compression = Compression()

@@ -76,12 +76,16 @@ class JournalClose(JournalAction, frozen=True, kw_only=True):
 
 
 class MergeItem(Struct, frozen=True):
-    """One update of a version, in the order of accumulation; its weight never changes after this."""
+    """One update of a version, in the order of accumulation; neither number changes after this.
+
+    `samples`: n, capped by what the task declared. `factor`: s, the damping by staleness, 1 when fresh.
+    """
 
     task: str
     agent: str
     sha256: str
-    weight: float
+    samples: int
+    factor: float = 1.0
 
 
 class CommitVersion(JournalAction, frozen=True, kw_only=True):

@@ -22,15 +22,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from msgspec import Struct
+from msgspec import MsgspecError, Struct, structs
 
 from coordinator import merge
-from coordinator.journal import as_vector, connect, sha256_of
+from coordinator.journal import as_vector, connect, sha256_of, steps_of
+from coordinator.merges import EMPTY, FEDAVG, Item, MergeSpec, State, state_sha256, unpack_state
+from coordinator.merging import merge_spec
 from coordinator.schema import JOURNAL_SCHEMA
 from history.events import Event
 from history.reader import Defect, read_history
+from learning.artifact import TrainingArtifact
 from topology.plan import load_plan
 from wire.codecs import CodecError
 from wire.codecs import model as versions
@@ -50,11 +53,29 @@ class AuditResult(Struct, frozen=True, kw_only=True):
     problems: tuple[str, ...]
 
 
+class Known(NamedTuple):
+    """The exact model of a version."""
+
+    master: Float32
+    state: State
+
+
+def _names(model: Known) -> tuple[str, str]:
+    return sha256_of(model.master), state_sha256(model.state)
+
+
+def _state(packed: bytes) -> State:
+    try:
+        return unpack_state(packed)
+    except (MsgspecError, ValueError):
+        return EMPTY  # its sha256 says so
+
+
 class Audit:
     """One pass over one journal; problems are collected, not raised."""
 
-    def __init__(self, db: sqlite3.Connection, dtype: versions.Dtype) -> None:
-        self._db, self._dtype = db, dtype
+    def __init__(self, db: sqlite3.Connection, dtype: versions.Dtype, spec: MergeSpec = FEDAVG) -> None:
+        self._db, self._dtype, self._spec = db, dtype, spec
         self.problems: list[str] = []
         self.recomputed = 0
 
@@ -95,8 +116,8 @@ class Audit:
     def check_merges(self) -> None:
         """Weights and order, beside the bits: equal updates could be swapped without changing a bit."""
         last: tuple[int, int] = (-1, -1)
-        for version, position, task, weight, samples, arrived, outcome, defect in self.rows(
-            "SELECT m.version, m.position, m.task, m.weight, u.samples, u.position, o.outcome, u.defect"
+        for version, position, task, counted, samples, arrived, outcome, defect in self.rows(
+            "SELECT m.version, m.position, m.task, m.samples, u.samples, u.position, o.outcome, u.defect"
             " FROM merges m LEFT JOIN updates u ON u.task = m.task LEFT JOIN outcomes o ON o.task = m.task"
             " ORDER BY m.version, m.position"
         ):
@@ -104,8 +125,8 @@ class Audit:
             if samples is None:
                 self.note(f"{where}: the update of {task} is gone")
                 continue
-            if weight != float(samples):
-                self.note(f"{where}: {task} has weight {weight:g}, its samples say {samples}")
+            if counted != samples:
+                self.note(f"{where}: {task} counts with {counted} samples, its update has {samples}")
             if (version, arrived) < last:
                 self.note(f"{where}: {task} stands behind an update that arrived after it")
             if outcome != "merged" or defect:
@@ -125,30 +146,35 @@ class Audit:
             " WHERE v.version IS NULL GROUP BY m.version"
         ):
             self.note(f"{count} merges belong to version {version}, which is missing")
-        master: Float32 | None = None
+        model: Known | None = None
         for version in numbers:
-            master = self._recompute(version, master)
+            model = self._recompute(version, model)
 
-    def _recompute(self, version: int, before: Float32 | None) -> Float32 | None:
-        """The master of `version`, or None when it cannot be had from here; a later snapshot may help."""
+    def _recompute(self, version: int, before: Known | None) -> Known | None:
+        """The model of `version`, or None when it cannot be had from here; a later snapshot may help."""
         snapshot = self._snapshot(version)
-        row = self.rows("SELECT sha256, master_sha256, server_lr FROM versions WHERE version = ?", version)[0]
-        master = snapshot
+        row = self.rows(
+            "SELECT sha256, master_sha256, state_sha256, server_lr FROM versions WHERE version = ?", version
+        )[0]
+        model = snapshot
         if version > 0:
-            computed = self._merged(version, before, row[2]) if before is not None else None
-            if computed is None and before is None:
+            computed = self._merged(version, before, row[3]) if before is not None else None
+            if before is None:
                 self.note(f"version {version} cannot be recomputed: the version before it is not known")
-            master = computed if computed is not None else snapshot
-        if master is None:
+            model = computed if computed is not None else snapshot
+        if model is None:
             return None
-        good = sha256_of(master) == row[1] and self._published(master) == row[0]
-        if snapshot is not None and sha256_of(snapshot) != row[1]:
+        if snapshot is not None and _names(snapshot) != (row[1], row[2]):
             self.note(f"version {version}: its snapshot is another model than the recorded one")
-        if not good:
-            self.note(f"version {version} comes out as {sha256_of(master)[:12]}, recorded is {row[1][:12]}")
+        if _names(model) != (row[1], row[2]) or self._published(model.master) != row[0]:
+            found = sha256_of(model.master)
+            what = f"comes out as {found[:12]}, recorded is {row[1][:12]}"
+            self.note(
+                f"version {version} {what if found != row[1] else 'comes out with another server state'}"
+            )
             return snapshot
         self.recomputed += 1
-        return master
+        return model
 
     def _published(self, master: Float32) -> str:
         try:
@@ -156,27 +182,32 @@ class Audit:
         except CodecError:
             return ""
 
-    def _merged(self, version: int, before: Float32, server_lr: float) -> Float32 | None:
-        merges = self._db.execute(
-            "SELECT u.payload, m.weight FROM merges m JOIN updates u ON u.task = m.task"
+    def _merged(self, version: int, before: Known, server_lr: float) -> Known:
+        spec = structs.replace(self._spec, server_lr=server_lr, version=version)
+        merged = merge.apply(before.master, self._items(version, spec), spec, before.state)
+        for index, reason in merged.refused.items():
+            self.note(f"version {version}: its update number {index} cannot be merged: {reason}")
+        return Known(merged.master, merged.state)
+
+    def _items(self, version: int, spec: MergeSpec) -> Iterator[Item]:
+        rows = self._db.execute(
+            "SELECT u.payload, m.samples, m.factor, u.report FROM merges m JOIN updates u ON u.task = m.task"
             " WHERE m.version = ? ORDER BY m.position",
             (version,),
         )
-        merged = merge.apply(before, merges, server_lr)
-        for index, reason in merged.refused.items():
-            self.note(f"version {version}: its update number {index} cannot be merged: {reason}")
-        return merged.master
+        for payload, samples, factor, report in rows:
+            yield Item(payload, samples, factor, steps_of(report, spec))
 
-    def _snapshot(self, version: int) -> Float32 | None:
-        found = self.rows("SELECT sha256, master FROM snapshots WHERE version = ?", version)
+    def _snapshot(self, version: int) -> Known | None:
+        found = self.rows("SELECT sha256, master, state FROM snapshots WHERE version = ?", version)
         if not found:
             if version == 0:
                 self.note("the initial model is gone")
             return None
-        master = as_vector(found[0][1])
-        if sha256_of(master) != found[0][0]:
+        model = Known(as_vector(found[0][1]), _state(found[0][2]))
+        if sha256_of(model.master) != found[0][0]:
             self.note(f"the snapshot of version {version} is damaged")
-        return master
+        return model
 
     # --- the witnesses ---------------------------------------------------------------------------------------
 
@@ -237,6 +268,11 @@ def _copied(journal: Path) -> Iterator[sqlite3.Connection]:
             db.close()
 
 
+def statistics_of(artifact: Path) -> list[slice]:
+    """The slices that are no weights. Without the artifact there is no model that could have any."""
+    return TrainingArtifact.from_bytes(artifact.read_bytes()).state if artifact.exists() else []
+
+
 def audit(root: str | Path) -> AuditResult:
     """Audit the run in `root`. What cannot be read at all is a problem too, never an exception."""
     root = Path(root)
@@ -244,9 +280,10 @@ def audit(root: str | Path) -> AuditResult:
     if not journal.exists():
         return _unreadable(f"{journal} is not there")
     try:
-        dtype = load_plan(root / "plan.json").compression.downlink
+        plan = load_plan(root / "plan.json")
+        spec = merge_spec(plan, statistics_of(root / "model" / "artifact.bin"))
         with _copied(journal) as db:
-            return _audit(root, Audit(db, dtype))
+            return _audit(root, Audit(db, plan.compression.downlink, spec))
     except (OSError, ValueError, sqlite3.DatabaseError) as error:
         return _unreadable(f"{type(error).__name__}: {error}")
 

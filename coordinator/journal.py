@@ -20,6 +20,7 @@ import numpy as np
 
 from coordinator import actions as a
 from coordinator import merge
+from coordinator.merges import EMPTY, FEDAVG, Item, MergeSpec, State, pack_state, state_sha256
 from coordinator.schema import JOURNAL_SCHEMA, TABLES
 from wire.codecs import model as versions
 from wire.codecs.arrays import Float32
@@ -38,13 +39,27 @@ class JournalFull(Exception):
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """What a `CommitVersion` made: the exact master, and the version as its bit patterns."""
+    """What a `CommitVersion` made: the exact master, the server's state, and the version as its bit patterns."""
 
     version: int
     sha256: str
     master: Float32
+    state: State
     patterns: Patterns
     refused: tuple[tuple[str, str], ...]
+
+
+class _Steps(msgspec.Struct):
+    steps: int = 1
+
+
+def steps_of(report: str | None, spec: MergeSpec) -> int:
+    """The local steps that a recorded report claims, capped; 1 where the report was lost."""
+    try:
+        claimed = msgspec.json.decode(report or "null", type=_Steps | None)
+    except msgspec.MsgspecError:
+        claimed = None
+    return min(max(claimed.steps if claimed is not None else 1, 1), spec.steps_max)
 
 
 def sha256_of(vector: Float32) -> str:
@@ -155,7 +170,8 @@ class Journal:
     def _update(self, action: a.JournalUpdate, payload: bytes | bytearray | memoryview) -> None:
         report = msgspec.json.encode(action.report).decode()
         row = (action.task, action.agent, action.sha256, action.samples, action.position, report)
-        self.db.execute("INSERT INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, action.defect, payload))
+        values = (*row, action.defect, len(payload), payload)
+        self.db.execute("INSERT INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def _close(self, action: a.JournalClose) -> None:
         self.db.execute(
@@ -171,53 +187,79 @@ class Journal:
 
     def begin_model(self, initial: Float32, patterns: Patterns) -> None:
         """Version 0, once."""
-        self._version_row(0, versions.version_sha256(patterns), sha256_of(initial), 0, 0.0)
-        self._snapshot(0, initial)
+        self._version_row(0, versions.version_sha256(patterns), sha256_of(initial), EMPTY, 0, 0.0)
+        self._snapshot(0, initial, EMPTY)
 
-    def commit_version(self, action: a.CommitVersion, master: Float32, dtype: versions.Dtype) -> Committed:
+    def commit_version(
+        self,
+        action: a.CommitVersion,
+        master: Float32,
+        dtype: versions.Dtype,
+        spec: MergeSpec = FEDAVG,
+        state: State = EMPTY,
+    ) -> Committed:
         """Merge in the recorded order and write the version, its merges and outcomes. One transaction: the open one."""
-        merged = merge.apply(master, self._payloads(action), action.server_lr)
+        spec = msgspec.structs.replace(spec, server_lr=action.server_lr, version=action.version)
+        merged = merge.apply(master, self._items(action, spec), spec, state)
         patterns = versions.to_patterns(merged.master, dtype)
         name = versions.version_sha256(patterns)
-        self._version_row(action.version, name, sha256_of(merged.master), action.round, action.server_lr)
+        digest = sha256_of(merged.master)
+        self._version_row(action.version, name, digest, merged.state, action.round, action.server_lr)
         refused = []
         for position, item in enumerate(action.updates):
             if position in merged.refused:
                 refused.append((item.task, merged.refused[position]))
                 continue  # the core settles it, by a JournalClose of its own
-            self.db.execute(
-                "INSERT INTO merges VALUES (?, ?, ?, ?)", (action.version, position, item.task, item.weight)
-            )
+            row = (action.version, position, item.task, item.samples, item.factor)
+            self.db.execute("INSERT INTO merges VALUES (?, ?, ?, ?, ?)", row)
             self.db.execute("UPDATE tasks SET state = 'merged' WHERE task = ?", (item.task,))
             self.db.execute("INSERT INTO outcomes VALUES (?, 'merged', '', ?)", (item.task, action.version))
         self.db.execute("UPDATE rounds SET closed = 1 WHERE round = ?", (action.round,))
         if action.version % SNAPSHOT_EVERY == 0:
-            self._snapshot(action.version, merged.master)
-        return Committed(action.version, name, merged.master, patterns, tuple(refused))
+            self._snapshot(action.version, merged.master, merged.state)
+        return Committed(action.version, name, merged.master, merged.state, patterns, tuple(refused))
 
-    def _payloads(self, action: a.CommitVersion) -> Iterator[tuple[bytes, float]]:
+    def _items(self, action: a.CommitVersion, spec: MergeSpec) -> Iterator[Item]:
         """One update at a time: memory stays at one payload whatever the cohort."""
         for item in action.updates:
-            yield self.payload(item.task), item.weight
+            yield self._item(item.task, item.samples, item.factor, spec)
+
+    def _item(self, task: str, samples: int, factor: float, spec: MergeSpec) -> Item:
+        report = self.db.execute("SELECT report FROM updates WHERE task = ?", (task,)).fetchone()
+        return Item(self.payload(task), samples, factor, steps_of(report and report[0], spec), task)
+
+    def recorded_items(self, version: int, spec: MergeSpec) -> Iterator[Item]:
+        """The list of a version as it was committed, one update at a time."""
+        rows = self.db.execute(
+            "SELECT task, samples, factor FROM merges WHERE version = ? ORDER BY position", (version,)
+        )
+        for task, samples, factor in rows.fetchall():
+            yield self._item(task, samples, factor, spec)
 
     def payload(self, task: str) -> bytes:
         row = self.db.execute("SELECT payload, sha256 FROM updates WHERE task = ?", (task,)).fetchone()
         if row is None:
             raise JournalError(f"{self.path} has no update of task {task}")
+        if row[0] is None:
+            raise JournalError(
+                f"{self.path}: the bytes of task {task} were let go; a later snapshot has them"
+            )
         if hashlib.sha256(row[0]).hexdigest() != row[1]:
             raise JournalError(f"{self.path}: the update of task {task} is not what its sha256 says")
         return bytes(row[0])
 
-    def _version_row(self, version: int, sha256: str, master: str, round_: int, server_lr: float) -> None:
+    def _version_row(
+        self, version: int, sha256: str, master: str, state: State, round_: int, server_lr: float
+    ) -> None:
         self.db.execute(
-            "INSERT INTO versions (version, sha256, master_sha256, round, server_lr, created)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (version, sha256, master, round_, server_lr, self._wall()),
+            "INSERT INTO versions (version, sha256, master_sha256, state_sha256, round, server_lr, created)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (version, sha256, master, state_sha256(state), round_, server_lr, self._wall()),
         )
 
-    def _snapshot(self, version: int, master: Float32) -> None:
-        row = (version, sha256_of(master), master.astype("<f4", copy=False).tobytes())
-        self.db.execute("INSERT INTO snapshots VALUES (?, ?, ?)", row)
+    def _snapshot(self, version: int, master: Float32, state: State) -> None:
+        row = (version, sha256_of(master), master.astype("<f4", copy=False).tobytes(), pack_state(state))
+        self.db.execute("INSERT INTO snapshots VALUES (?, ?, ?, ?)", row)
 
     def close(self) -> None:
         self.db.close()

@@ -1,14 +1,17 @@
 """The arithmetic of a version, in one place, so that coordinator, recovery and audit cannot differ by a bit.
 
-    accumulator = 0                                     float32[n]
-    accumulator += float32(w_i) * u_i                   for every update, in the recorded order
-    master     += float32(server_lr / sum w_i) * accumulator
+    for every (position, task, samples n, factor s) of the recorded list, in its order:
+        decode and check the whole update, then hand it to the rule of `coordinator.merges`
+    the rule makes the next master and the next server state
 
-FedAvg (McMahan et al., AISTATS 2017, algorithm 1) on differences. Every product and every sum is rounded to float32 on
-its own (no fused multiply-add, no reassociation across updates), elements are independent of one another, and the sum
-of the weights is a float64 sum in the recorded order: so the bits depend on nothing but the list.
-Every update is decoded and checked as a whole before its first element is added; what cannot be merged is left out,
-weight and all.
+For FedAvg: accumulator += float32(nᵢ·sᵢ) · uᵢ; master += float32(server_lr / Σ nᵢ) · accumulator. Every product and
+every sum is rounded to float32 on its own (no fused multiply-add, no reassociation across updates), elements are
+independent of one another, and the sum of the samples is a float64 sum in the recorded order: so the bits depend on
+nothing but the list. Every update is decoded and checked as a whole before its first element is added; what cannot be
+merged is left out, samples and all.
+
+Slices that are statistics (BatchNorm) are no weights: whatever the rule, they take the plain weighted mean, without
+server_lr, server optimizer, clipping or noise.
 """
 
 from __future__ import annotations
@@ -18,12 +21,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from coordinator import merges
+from coordinator.merges import EMPTY, Item, MergeSpec, State
+from coordinator.statistics import StatisticsMean, without
 from wire.codecs import CodecError, Decoded, Limits, decode
 from wire.codecs.arrays import Float32
 
 # Parameters of a trained network are around 1. A step of a thousand is no learning; and 10^12 samples of it stay far
 # from float32's 3.4e38, so that no accumulator can overflow.
 UPDATE_ABS_MAX = 1_000.0
+SAMPLES_MAX = 1_000_000_000_000
 OVERHEAD_BYTES = 65_536
 
 
@@ -32,11 +39,12 @@ class UpdateRefused(ValueError):
 
 
 class Merged(NamedTuple):
-    """`refused`: index in the list -> reason, of updates that were left out."""
+    """`refused`: index in the list -> reason, of updates that were left out. `samples`: of those that were not."""
 
     master: Float32
+    state: State
     refused: dict[int, str]
-    weight: float
+    samples: float
 
 
 def checked(payload: bytes | memoryview, parameters: int) -> Decoded:
@@ -64,25 +72,35 @@ def defect_of(payload: bytes | memoryview, parameters: int) -> str:
     return ""
 
 
-def apply(master: Float32, updates: Iterable[tuple[bytes | memoryview, float]], server_lr: float) -> Merged:
-    """The next master, float32[n]. `updates`: (payload, weight) in the recorded order, taken one at a time."""
+def apply(master: Float32, items: Iterable[Item], spec: MergeSpec, state: State = EMPTY) -> Merged:
+    """The next master, float32[n], and server state. `items` in the recorded order, taken one at a time."""
     if master.dtype != np.float32 or master.ndim != 1:
         raise ValueError(f"the master is a float32 vector, this is {master.dtype}{master.shape}")
-    accumulator = np.zeros_like(master)
+    fold = merges.begin(master.size, spec)
+    statistics = StatisticsMean(spec.state)
     refused: dict[int, str] = {}
-    total = 0.0
-    for index, (payload, weight) in enumerate(updates):
+    samples = 0.0
+    for index, item in enumerate(items):
         try:
-            if not 0.0 < weight < float("inf"):
-                raise UpdateRefused(f"weight {weight}")
-            update = checked(payload, master.size)
+            update = _taken(item, master.size)
         except UpdateRefused as error:
             refused[index] = str(error)
             continue
-        update.add_into(accumulator, weight)
-        total += weight
-    if total == 0.0:
-        return Merged(master.copy(), refused, total)
-    accumulator *= np.float32(server_lr / total)
-    accumulator += master
-    return Merged(accumulator, refused, total)
+        if spec.state:
+            statistics.add(update, item)
+            update = without(update, spec.state)
+        fold.add(update, item)
+        samples += item.samples
+    if samples == 0.0:
+        return Merged(master.copy(), state, refused, samples)
+    step = fold.finish(master, state)
+    statistics.into(step.master, master)
+    return Merged(step.master, step.state, refused, samples)
+
+
+def _taken(item: Item, parameters: int) -> Decoded:
+    if not 0 < item.samples <= SAMPLES_MAX:
+        raise UpdateRefused(f"{item.samples} samples, between 1 and {SAMPLES_MAX:.0e} can count")
+    if not 0.0 < item.factor <= 1.0:
+        raise UpdateRefused(f"factor {item.factor}, above 0 and up to 1 is allowed")
+    return checked(item.payload, parameters)

@@ -16,6 +16,7 @@ from coordinator import merge
 from coordinator.config import SETTLED_KEPT_PER_AGENT, CoordinatorConfig
 from coordinator.core import fresh_state
 from coordinator.journal import Journal, JournalError, as_vector, sha256_of
+from coordinator.merges import EMPTY, FEDAVG, MergeSpec, State, state_sha256, unpack_state
 from coordinator.state import FINAL, UNDER_WAY, CoordinatorState, Round, RunPhase, Task, TaskState
 from wire.codecs import model as versions
 from wire.codecs.arrays import Float32
@@ -30,9 +31,12 @@ class Model(NamedTuple):
 
     master: Float32
     recent: tuple[tuple[int, Patterns], ...]
+    state: State = EMPTY
 
 
-def restore_model(journal: Journal, dtype: versions.Dtype, keep: int) -> Model | None:
+def restore_model(
+    journal: Journal, dtype: versions.Dtype, keep: int, spec: MergeSpec = FEDAVG
+) -> Model | None:
     """Snapshot plus merges, compared with the recorded sha256 of every step. None for a journal without version 0.
 
     Raises JournalError when the recorded versions cannot be reached.
@@ -41,7 +45,7 @@ def restore_model(journal: Journal, dtype: versions.Dtype, keep: int) -> Model |
     if last is None:
         return None
     row = journal.db.execute(
-        "SELECT version, sha256, master FROM snapshots WHERE version <= ? ORDER BY version DESC LIMIT 1",
+        "SELECT version, sha256, master, state FROM snapshots WHERE version <= ? ORDER BY version DESC LIMIT 1",
         (max(0, last - keep + 1),),
     ).fetchone()
     if row is None:
@@ -49,31 +53,44 @@ def restore_model(journal: Journal, dtype: versions.Dtype, keep: int) -> Model |
     version, master = row[0], as_vector(row[2])
     if sha256_of(master) != row[1]:
         raise JournalError(f"{journal.path}: the snapshot of version {version} is damaged")
+    state = _state_of(journal, version, row[3])
     recent: deque[tuple[int, Patterns]] = deque(maxlen=keep)
     recent.append((version, versions.to_patterns(master, dtype)))
     while version < last:
         version += 1
-        master = next_master(journal, version, master)
+        master, state = next_model(journal, version, master, state, spec)
         recent.append((version, versions.to_patterns(master, dtype)))
     _expect(journal, version, versions.version_sha256(recent[-1][1]), "sha256")
-    return Model(master, tuple(recent))
+    return Model(master, tuple(recent), state)
 
 
-def next_master(journal: Journal, version: int, master: Float32) -> Float32:
+def _state_of(journal: Journal, version: int, packed: bytes) -> State:
+    try:
+        state = unpack_state(packed)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise JournalError(
+            f"{journal.path}: the server state of version {version} is damaged: {error}"
+        ) from None
+    _expect(journal, version, state_sha256(state), "state_sha256")
+    return state
+
+
+def next_model(
+    journal: Journal, version: int, master: Float32, state: State, spec: MergeSpec
+) -> tuple[Float32, State]:
     """Repeat the merge of `version` from its recorded list. Raises JournalError when its sha256 is not met."""
     row = journal.db.execute("SELECT server_lr FROM versions WHERE version = ?", (version,)).fetchone()
     if row is None:
         raise JournalError(f"{journal.path} has no version {version}")
-    merges = journal.db.execute(
-        "SELECT task, weight FROM merges WHERE version = ? ORDER BY position", (version,)
-    ).fetchall()
-    merged = merge.apply(master, ((journal.payload(task), weight) for task, weight in merges), row[0])
+    spec = msgspec.structs.replace(spec, server_lr=row[0], version=version)
+    merged = merge.apply(master, journal.recorded_items(version, spec), spec, state)
     if merged.refused:
         raise JournalError(
             f"{journal.path}: version {version} has updates that cannot be merged: {merged.refused}"
         )
     _expect(journal, version, sha256_of(merged.master), "master_sha256")
-    return merged.master
+    _expect(journal, version, state_sha256(merged.state), "state_sha256")
+    return merged.master, merged.state
 
 
 def _expect(journal: Journal, version: int, found: str, column: str) -> None:
@@ -147,7 +164,7 @@ def _list_tasks(journal: Journal, state: CoordinatorState, round_: Round) -> Non
 
 _TASKS = """
 SELECT t.task, t.agent, t.round, t.version, t.seed, t.deadline_s, t.state, t.reason,
-       u.sha256, u.samples, u.position, u.report, u.defect, length(u.payload), o.version
+       u.sha256, u.samples, u.position, u.report, u.defect, u.bytes, o.version
 FROM tasks t LEFT JOIN updates u ON u.task = t.task LEFT JOIN outcomes o ON o.task = t.task
 WHERE t.agent = ? ORDER BY t.number DESC LIMIT ?
 """

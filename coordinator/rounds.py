@@ -170,7 +170,7 @@ def _close_round(turn: Turn, round_: Round, reason: str) -> None:
     for task in mine:
         if task.state in UNDER_WAY and task.state is not S.RECEIVED:
             tasks.close_task(turn, task, *_why_without(turn, task, reason))
-    updates = tuple(a.MergeItem(t.id, t.agent, t.sha256, float(t.samples)) for t in taken)
+    updates = tuple(a.MergeItem(t.id, t.agent, t.sha256, t.samples) for t in taken)
     turn.emit(
         a.CommitVersion(
             version=round_.version + 1,

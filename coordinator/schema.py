@@ -1,6 +1,6 @@
 """The tables of the journal. A change of any of them is a new JOURNAL_SCHEMA."""
 
-JOURNAL_SCHEMA = 1
+JOURNAL_SCHEMA = 2
 
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -18,21 +18,24 @@ CREATE TABLE tasks (
 ) STRICT;
 
 -- At most one update per (agent, task), and one at each place of the order.
+-- payload: NULL once it was let go (journal_bytes_max).
 CREATE TABLE updates (
     task TEXT PRIMARY KEY REFERENCES tasks (task), agent TEXT NOT NULL, sha256 TEXT NOT NULL, samples INTEGER NOT NULL,
-    position INTEGER NOT NULL UNIQUE, report TEXT NOT NULL, defect TEXT NOT NULL, payload BLOB NOT NULL,
+    position INTEGER NOT NULL UNIQUE, report TEXT NOT NULL, defect TEXT NOT NULL, bytes INTEGER NOT NULL, payload BLOB,
     UNIQUE (agent, task)
 ) STRICT;
 
 CREATE TABLE versions (
-    version INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, master_sha256 TEXT NOT NULL, round INTEGER NOT NULL,
-    server_lr REAL NOT NULL, created REAL NOT NULL, accuracy REAL, loss REAL
+    version INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, master_sha256 TEXT NOT NULL,
+    state_sha256 TEXT NOT NULL, round INTEGER NOT NULL, server_lr REAL NOT NULL, created REAL NOT NULL,
+    accuracy REAL, loss REAL
 ) STRICT;
 
 -- position: the order of accumulation. A task can be merged once in a run.
+-- samples: n, as capped; factor: s, the damping.
 CREATE TABLE merges (
     version INTEGER NOT NULL REFERENCES versions (version), position INTEGER NOT NULL,
-    task TEXT NOT NULL UNIQUE REFERENCES updates (task), weight REAL NOT NULL,
+    task TEXT NOT NULL UNIQUE REFERENCES updates (task), samples INTEGER NOT NULL, factor REAL NOT NULL,
     PRIMARY KEY (version, position)
 ) STRICT, WITHOUT ROWID;
 
@@ -40,7 +43,10 @@ CREATE TABLE outcomes (
     task TEXT PRIMARY KEY REFERENCES tasks (task), outcome TEXT NOT NULL, reason TEXT NOT NULL, version INTEGER
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE snapshots (version INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, master BLOB NOT NULL) STRICT;
+-- state: what the server optimizer remembers at that version; its sha256 is the version's.
+CREATE TABLE snapshots (
+    version INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, master BLOB NOT NULL, state BLOB NOT NULL
+) STRICT;
 
 CREATE INDEX tasks_of_agents ON tasks (agent, number);
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ from coordinator.evaluation import EvaluationWorker
 from coordinator.inbound import Complete, Inbound
 from coordinator.inbox import Delivery, Inbox
 from coordinator.journal import Committed, Journal, JournalFull
+from coordinator.merges import MergeSpec
 from coordinator.mqtt import SYS_TOPICS, BrokerLink
 from coordinator.outbound import Outbound
+from coordinator.recovery import Model
 from coordinator.refusals import RefusalLog
 from coordinator.samples import BrokerSamples
 from wire.codecs import model as versions
-from wire.codecs.arrays import Float32
 from wire.codecs.model import Patterns
 
 BATCH_MAX = 512  # items of one turn: bounds how long an ack waits for the commit it shares
@@ -45,8 +46,8 @@ class Service:
         *,
         core: CoordinatorCore,
         journal: Journal,
-        master: Float32,
-        recent: Iterable[tuple[int, Patterns]],
+        model: Model,
+        merging: MergeSpec,
         dtype: versions.Dtype,
         inbox: Inbox,
         link: BrokerLink,
@@ -59,8 +60,9 @@ class Service:
         mono: Callable[[], float] = time.monotonic,
         wait: Callable[[float], Any] = time.sleep,
     ) -> None:
-        self._core, self._journal, self._master, self._dtype = core, journal, master, dtype
-        self._patterns: dict[int, Patterns] = dict(recent)
+        self._core, self._journal, self._dtype, self._merging = core, journal, dtype, merging
+        self._master, self._server_state = model.master, model.state
+        self._patterns: dict[int, Patterns] = dict(model.recent)
         self._inbox, self._link, self._inbound, self._outbound = inbox, link, inbound, outbound
         self._evaluation, self._chronicle, self._refusals = evaluation, chronicle, refusals
         self._alive, self._mono, self._wait = alive, mono, wait
@@ -192,7 +194,9 @@ class Service:
     def _write(self, action: a.JournalAction) -> e.Event | Committed | None:
         match action:
             case a.CommitVersion():
-                return self._journal.commit_version(action, self._master, self._dtype)
+                return self._journal.commit_version(
+                    action, self._master, self._dtype, self._merging, self._server_state
+                )
             case a.JournalUpdate():
                 self._journal.apply(action, self._payloads[action.agent, action.task])
                 return e.UpdateJournalled(agent=action.agent, task=action.task, sha256=action.sha256)
@@ -201,7 +205,7 @@ class Service:
 
     def _adopt(self, made: Committed) -> e.VersionCommitted:
         """Only now that it is durable does it become our model."""
-        self._master = made.master
+        self._master, self._server_state = made.master, made.state
         self._patterns[made.version] = made.patterns
         return e.VersionCommitted(version=made.version, sha256=made.sha256, refused=made.refused)
 

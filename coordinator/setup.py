@@ -20,6 +20,8 @@ from coordinator.inbound import Inbound
 from coordinator.inbox import Inbox
 from coordinator.journal import Journal, JournalError, JournalFull
 from coordinator.live import DELTAS_MAX, LiveModels
+from coordinator.merges import MergeSpec
+from coordinator.merging import merge_spec
 from coordinator.mqtt import BrokerAddress, BrokerLink
 from coordinator.outbound import Outbound
 from coordinator.recovery import Model, restore_model, restore_state
@@ -105,13 +107,13 @@ def _initial(path: Path, parameters: int) -> Float32:
     return vector
 
 
-def open_journal(root: Path, files: Files) -> tuple[Journal, Model, bool]:
+def open_journal(root: Path, files: Files, merging: MergeSpec) -> tuple[Journal, Model, bool]:
     """The journal, the model as of its last version, and whether there was a run in it already."""
     path = root / "nodes" / NODE / "journal.sqlite"
     dtype = files.plan.compression.downlink
     try:
         journal = Journal.open(path, run=files.plan.run, plan_sha256=files.plan_sha256)
-        model = restore_model(journal, dtype, DELTAS_MAX + 1)
+        model = restore_model(journal, dtype, DELTAS_MAX + 1, merging)
         resumed = model is not None
         if model is None:
             patterns = versions.to_patterns(files.initial, dtype)
@@ -143,7 +145,8 @@ def make_service(options: Options) -> Ready:
         evaluator = Evaluator(files.artifact, open_shard(options.root / "shards" / "test"))
     except (DatasetError, ArtifactError) as error:
         raise EnvironmentFault(str(error), hint=PREPARE) from error
-    journal, model, resumed = open_journal(options.root, files)
+    merging = merge_spec(files.plan, files.artifact.state)
+    journal, model, resumed = open_journal(options.root, files, merging)
     try:
         writer = HistoryWriter(options.root / "nodes" / NODE / "history.jsonl", NODE)
     except OSError as error:
@@ -153,7 +156,7 @@ def make_service(options: Options) -> Ready:
         link = BrokerLink(_address(options, files), config.run, writer.boot, inbox)
     except OSError as error:  # ssl's errors are among them
         raise EnvironmentFault(f"{files.ca_file} is no certificate: {error}", hint=PREPARE) from error
-    service = _assemble(options, files, config, journal, model, writer, inbox, link, evaluator)
+    service = _assemble(options, files, config, journal, model, merging, writer, inbox, link, evaluator)
     return Ready(service, resumed)
 
 
@@ -177,6 +180,7 @@ def _assemble(
     config: CoordinatorConfig,
     journal: Journal,
     model: Model,
+    merging: MergeSpec,
     writer: HistoryWriter,
     inbox: Inbox,
     link: BrokerLink,
@@ -198,8 +202,8 @@ def _assemble(
         Service(
             core=CoordinatorCore(config, restore_state(journal, config)),
             journal=journal,
-            master=model.master,
-            recent=model.recent,
+            model=model,
+            merging=merging,
             dtype=dtype,
             inbox=inbox,
             link=link,

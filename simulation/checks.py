@@ -100,16 +100,16 @@ def the_model_is_the_sum_of_its_updates(world: World) -> None:
     assert model is not None
     expected = np.zeros(PARAMETERS)
     rows = journal.db.execute(
-        "SELECT m.version, v.server_lr, u.agent, u.sha256, m.weight FROM merges m JOIN updates u ON u.task = m.task"
-        " JOIN versions v ON v.version = m.version ORDER BY m.version, m.position"
+        "SELECT m.version, v.server_lr, u.agent, u.sha256, m.samples, m.factor FROM merges m"
+        " JOIN updates u ON u.task = m.task JOIN versions v ON v.version = m.version ORDER BY m.version, m.position"
     ).fetchall()
     books = {agent.name: agent.books for agent in world.agents}
     for version in sorted({row[0] for row in rows}):
         mine = [row for row in rows if row[0] == version]
         total = sum(row[4] for row in mine)
-        for _, server_lr, agent, sha256, weight in mine:
-            assert weight == SAMPLES, f"weight {weight}"
-            expected += server_lr * weight / total * books[agent].contents[sha256]
+        for _, server_lr, agent, sha256, samples, factor in mine:
+            assert samples == SAMPLES, f"{samples} samples"
+            expected += server_lr * samples * factor / total * books[agent].contents[sha256]
     off = float(np.abs(model.master - expected).max())
     assert off < TOLERANCE, f"the model is {off:.2g} off the sum of the updates that its versions name"
     live = world.coordinator.last_master

@@ -23,6 +23,7 @@ from coordinator.inbound import Inbound
 from coordinator.inbox import Delivery
 from coordinator.journal import Journal, Transaction
 from coordinator.live import DELTAS_MAX, LiveModels
+from coordinator.merges import MergeSpec
 from coordinator.outbound import Outbound
 from coordinator.recovery import Model, restore_model, restore_state
 from coordinator.refusals import RefusalLog
@@ -169,6 +170,7 @@ class CoordinatorHost:
         self.on_record: Callable[[str, dict[str, Any]], None] = lambda _event, _fields: None
         self._cut_in: int | None = None
         self.operations = 0
+        self.merging = MergeSpec()
         self.link = SimulatedLink(self)
         self._due = float("inf")
         db = sqlite3.connect(":memory:", isolation_level=None)
@@ -190,7 +192,7 @@ class CoordinatorHost:
 
     def _start(self) -> None:
         self.journal.next_epoch()
-        model = restore_model(self.journal, "fp16", DELTAS_MAX + 1)
+        model = restore_model(self.journal, "fp16", DELTAS_MAX + 1, self.merging)
         assert model is not None, "version 0 is journalled before anything else"
         self.link = SimulatedLink(self)
         self.service = self._assemble(model)
@@ -219,8 +221,8 @@ class CoordinatorHost:
             self.service_type(
                 core=self.core,
                 journal=self.journal,
-                master=model.master,
-                recent=model.recent,
+                model=model,
+                merging=self.merging,
                 dtype="fp16",
                 inbox=None,  # type: ignore[arg-type]  # its loop is ours
                 inbound=inbound,

@@ -14,6 +14,7 @@ from coordinator import events as ce
 from coordinator import merge
 from coordinator.core import CoordinatorCore
 from coordinator.journal import Committed
+from coordinator.merges import FEDAVG, Item
 from coordinator.service import Service
 from coordinator.state import TaskState
 from edge_agent import events as e
@@ -93,10 +94,12 @@ class MergesTwice(CuttingJournal):
 
     redelivered: set[str]
 
-    def commit_version(self, action: ca.CommitVersion, master: Any, dtype: Any) -> Committed:
-        made = super().commit_version(action, master, dtype)
+    def commit_version(self, action: ca.CommitVersion, master: Any, dtype: Any, *rest: Any) -> Committed:
+        made = super().commit_version(action, master, dtype, *rest)
         again = [x for x in action.updates if x.task in self.redelivered]
-        twice = merge.apply(made.master, ((self.payload(x.task), x.weight) for x in again), action.server_lr)
+        spec = msgspec.structs.replace(FEDAVG, server_lr=action.server_lr)
+        items = (Item(self.payload(x.task), x.samples, x.factor) for x in again)
+        twice = merge.apply(made.master, items, spec)
         return msgspec.structs.replace(made, master=twice.master)
 
 

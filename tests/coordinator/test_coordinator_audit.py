@@ -86,12 +86,21 @@ def swap_two(db: sqlite3.Connection) -> None:
 
 
 def change_a_weight(db: sqlite3.Connection) -> None:
-    db.execute("UPDATE merges SET weight = 99 WHERE version = 4 AND position = 0")
+    db.execute("UPDATE merges SET samples = 99 WHERE version = 4 AND position = 0")
 
 
 def change_all_weights_alike(db: sqlite3.Connection) -> None:
     """Twice of everything is the same mean: the bits alone would not tell."""
-    db.execute("UPDATE merges SET weight = 2 * weight WHERE version = 4")
+    db.execute("UPDATE merges SET samples = 2 * samples WHERE version = 4")
+
+
+def change_a_factor(db: sqlite3.Connection) -> None:
+    db.execute("UPDATE merges SET factor = 0.5 WHERE version = 4 AND position = 1")
+
+
+def change_all_factors_alike(db: sqlite3.Connection) -> None:
+    """Damping is absolute: half of every factor is half of the step."""
+    db.execute("UPDATE merges SET factor = 0.5 WHERE version = 4")
 
 
 def remove_a_version(db: sqlite3.Connection) -> None:
@@ -123,8 +132,10 @@ FORGERIES: list[tuple[Callable[[sqlite3.Connection], None], str]] = [
     (remove_an_update, "is gone"),
     (remove_an_update_and_all_that_names_it, "saw its update of"),
     (swap_two, "stands behind an update that arrived after it"),
-    (change_a_weight, "has weight 99"),
-    (change_all_weights_alike, "has weight 200"),
+    (change_a_weight, "counts with 99 samples"),
+    (change_all_weights_alike, "counts with 200 samples"),
+    (change_a_factor, "version 4 comes out as"),
+    (change_all_factors_alike, "version 4 comes out as"),
     (remove_a_version, "version 5 is missing"),
     (remove_the_last_version, "the history has version 12"),
     (change_the_initial_model, "the snapshot of version 0 is damaged"),

@@ -97,7 +97,7 @@ def test_a_second_update_of_a_task_cannot_be_written(tmp_path: Path) -> None:
 def test_a_second_merge_of_an_update_cannot_be_written(tmp_path: Path) -> None:
     journal, master = begun(tmp_path), np.zeros(PARAMETERS, np.float32)
     update = update_of("r1-t1")
-    item = a.MergeItem("r1-t1", "d-0", update.sha256, 100.0)
+    item = a.MergeItem("r1-t1", "d-0", update.sha256, 100)
     with journal.transaction():
         journal.apply(TASK)
         journal.apply(update, PAYLOADS[update.sha256])
@@ -154,7 +154,7 @@ def test_recovery_repeats_merges_from_the_snapshot_and_refuses_a_changed_update(
     assert model is not None
     assert [version for version, _ in model.recent] == [10, 11, 12]
     assert model.master.tobytes() == world.master.tobytes()
-    db.execute("UPDATE merges SET weight = 7 WHERE version = 12 AND position = 0")
+    db.execute("UPDATE merges SET samples = 7 WHERE version = 12 AND position = 0")
     with pytest.raises(JournalError, match="version 12"):
         restore_model(world.journal, "fp16", keep=3)
 

@@ -21,6 +21,7 @@ from topology.plan.learning import (
     SchedulePlan,
     TrainingPlan,
 )
+from topology.plan.merge import MergePlan
 from topology.plan.policy import PolicyPlan
 from topology.plan.run import PLAN_SCHEMA, Expectation, Plan, Runtime, dump_plan, load_plan
 
@@ -34,6 +35,7 @@ __all__ = [
     "FaultParams",
     "FaultPlan",
     "Link",
+    "MergePlan",
     "ModelPlan",
     "NetworkPlan",
     "OptimizerPlan",

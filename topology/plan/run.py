@@ -12,6 +12,7 @@ from topology.plan.compression import CompressionPlan
 from topology.plan.devices import DevicePlan, NetworkPlan, Tolerance
 from topology.plan.faults import FaultPlan
 from topology.plan.learning import DataPlan, ModelPlan, TrainingPlan
+from topology.plan.merge import MergePlan
 from topology.plan.policy import PolicyPlan
 
 PLAN_SCHEMA = 1
@@ -41,6 +42,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     graph: ModelPlan = field(default_factory=ModelPlan)
     training: TrainingPlan
     policy: PolicyPlan
+    merge: MergePlan = field(default_factory=MergePlan)
     compression: CompressionPlan
     faults: tuple[FaultPlan, ...] = ()
     expect: tuple[Expectation, ...] = ()

@@ -14,6 +14,7 @@ from topology.schema.compression import Compression
 from topology.schema.data import Data
 from topology.schema.devices import DeviceGroup, Network, ToleranceSpec
 from topology.schema.learning import Training
+from topology.schema.merge import Merge
 from topology.schema.model import Model
 from topology.schema.policy import Policy
 
@@ -34,6 +35,7 @@ class Topology(Strict):
     model: Model
     training: Training
     policy: Policy = Policy()
+    merge: Merge = Merge()
     compression: Compression = Compression()
     faults: Annotated[list[Fault], Field(max_length=1000)] = []  # noqa: RUF012 (pydantic copies defaults)
     expect: dict[MetricName, Expected] = {}  # noqa: RUF012

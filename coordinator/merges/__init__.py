@@ -1,0 +1,48 @@
+"""Merges, by the `kind` of the topology's `merge` section. `docs/creating-merges.md` says how to add one."""
+
+from __future__ import annotations
+
+from coordinator.merges.base import (
+    EMPTY,
+    FEDAVG,
+    Fold,
+    Item,
+    Mean,
+    Merge,
+    MergeSpec,
+    State,
+    Step,
+    pack_state,
+    state_sha256,
+    unpack_state,
+)
+from coordinator.merges.fedavg import FedAvg
+
+MERGES: dict[str, Merge] = {"fedavg": FedAvg}
+
+__all__ = [
+    "EMPTY",
+    "FEDAVG",
+    "MERGES",
+    "Fold",
+    "Item",
+    "Mean",
+    "Merge",
+    "MergeSpec",
+    "State",
+    "Step",
+    "begin",
+    "pack_state",
+    "state_sha256",
+    "unpack_state",
+]
+
+
+def begin(n: int, spec: MergeSpec) -> Fold:
+    """Raises ValueError for a kind that nobody registered."""
+    merge = MERGES.get(spec.rule.kind)
+    if merge is None:
+        raise ValueError(
+            f"merge kind {spec.rule.kind!r} is not known here; known: {', '.join(sorted(MERGES))}"
+        )
+    return merge(n, spec)

@@ -115,7 +115,7 @@ def test_a_round_opens_when_the_whole_cohort_said_hello_and_closes_with_its_last
     assert [x.outcome for x in sent(closing, m.Outcome)] == ["merged"] * 3
     (commit,) = of(closing, a.CommitVersion)
     assert [item.agent for item in commit.updates] == ["d-0", "d-1", "d-2"]
-    assert {item.weight for item in commit.updates} == {100.0}
+    assert {(item.samples, item.factor) for item in commit.updates} == {(100, 1.0)}
     assert recorded(closing, "round_closed")[0]["reason"] == "complete"
 
 

@@ -359,7 +359,7 @@ def test_a_claim_counts_up_to_what_the_shard_holds(claimed: int, counted: float)
     (name,) = {task.agent for task in stage.core.state.tasks.values()}
     stage.offer(name, samples=claimed)
     (commit,) = of(stage.receive(name), a.CommitVersion)
-    assert [item.weight for item in commit.updates] == [counted]
+    assert [item.samples for item in commit.updates] == [counted]
 
 
 def test_a_claim_of_no_samples_and_a_defect_are_acked_and_then_refused() -> None:

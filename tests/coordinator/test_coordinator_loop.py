@@ -123,7 +123,10 @@ def test_while_the_disk_is_full_nothing_is_acked_and_afterwards_everything(
     class Refusing:
         """What SQLite does on a full disk, as `Journal.transaction` passes it on."""
 
+        tries = 0
+
         def __enter__(self) -> None:
+            Refusing.tries += 1
             raise JournalFull("database or disk is full")
 
         def __exit__(self, *_: object) -> None:
@@ -132,7 +135,7 @@ def test_while_the_disk_is_full_nothing_is_acked_and_afterwards_everything(
     full.transaction = lambda: Refusing() if refuse.is_set() else real()  # type: ignore[method-assign,assignment,return-value]
     offer_and_send(link, "d-0", tasks["d-0"].task)  # type: ignore[union-attr]
     history = root / "nodes" / "coordinator" / "history.jsonl"
-    threading.Event().wait(0.7)
+    wait_for(lambda: Refusing.tries >= 2)
     assert link.messages("ack") == []
     refuse.clear()
     wait_for(lambda: link.messages("ack"))

@@ -11,7 +11,7 @@ from topology.schema.base import DEVICES_MAX, GROUP, GROUP_LENGTH_MAX
 from topology.schema.compression import Compression, Downlink, Sparsify, Uplink
 from topology.schema.data import Data, Partition
 from topology.schema.devices import DeviceGroup, LinkSpec, Network, ToleranceSpec
-from topology.schema.learning import Data, Optimizer, Partition, Schedule, Training
+from topology.schema.learning import Optimizer, Schedule, Training
 from topology.schema.merge import Merge
 from topology.schema.model import Feed, Model
 from topology.schema.policy import Policy

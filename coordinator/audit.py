@@ -196,7 +196,7 @@ class Audit:
             (version,),
         )
         for payload, samples, factor, report in rows:
-            yield Item(payload, samples, factor, steps_of(report, spec))
+            yield Item(payload, samples, factor, steps_of(report, samples, spec))
 
     def _snapshot(self, version: int) -> Known | None:
         found = self.rows("SELECT sha256, master, state FROM snapshots WHERE version = ?", version)

@@ -53,13 +53,13 @@ class _Steps(msgspec.Struct):
     steps: int = 1
 
 
-def steps_of(report: str | None, spec: MergeSpec) -> int:
+def steps_of(report: str | None, samples: int, spec: MergeSpec) -> int:
     """The local steps that a recorded report claims, capped; 1 where the report was lost."""
     try:
         claimed = msgspec.json.decode(report or "null", type=_Steps | None)
     except msgspec.MsgspecError:
         claimed = None
-    return min(max(claimed.steps if claimed is not None else 1, 1), spec.steps_max)
+    return spec.counted_steps(claimed.steps if claimed is not None else 1, samples)
 
 
 def sha256_of(vector: Float32) -> str:
@@ -226,7 +226,7 @@ class Journal:
 
     def _item(self, task: str, samples: int, factor: float, spec: MergeSpec) -> Item:
         report = self.db.execute("SELECT report FROM updates WHERE task = ?", (task,)).fetchone()
-        return Item(self.payload(task), samples, factor, steps_of(report and report[0], spec), task)
+        return Item(self.payload(task), samples, factor, steps_of(report and report[0], samples, spec), task)
 
     def recorded_items(self, version: int, spec: MergeSpec) -> Iterator[Item]:
         """The list of a version as it was committed, one update at a time."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from coordinator.merges import MergeSpec
@@ -11,16 +10,13 @@ from topology.plan import Plan
 
 def merge_spec(plan: Plan, state: Sequence[slice]) -> MergeSpec:
     """`state`: the slices of the flat vector that are statistics (`TrainingArtifact.state`)."""
+    training = plan.training
     return MergeSpec(
         rule=plan.merge,
         server_lr=plan.policy.server_lr,
-        local_momentum=plan.training.optimizer.momentum,
-        steps_max=steps_max(plan),
+        local_momentum=training.optimizer.momentum,
+        local_epochs=training.local_epochs,
+        local_steps=training.local_steps,
+        batch_size=training.batch_size,
         state=tuple((part.start, part.stop) for part in state),
     )
-
-
-def steps_max(plan: Plan) -> int:
-    """More steps than whole epochs of the largest shard have, nobody can have made."""
-    training = plan.training
-    return training.local_epochs * math.ceil(plan.data.samples_per_device / training.batch_size)

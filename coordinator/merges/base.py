@@ -8,6 +8,7 @@ operations, so recovery and audit repeat it bit for bit.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -50,9 +51,16 @@ class MergeSpec(Struct, frozen=True, kw_only=True):
     server_lr: float = 1.0
     version: int = 1
     local_momentum: float = 0.0
-    steps_max: int = 1 << 40  # of one task: a claim above it counts as this
+    local_epochs: int = 1
+    local_steps: int | None = None  # instead of epochs
+    batch_size: int = 1
     state: tuple[tuple[int, int], ...] = ()
     noise_seed: int = 0  # secret of the coordinator's journal
+
+    def counted_steps(self, claimed: int, samples: int) -> int:
+        """A claim counts up to what the task asked of so many samples."""
+        asked = self.local_steps or self.local_epochs * math.ceil(samples / self.batch_size)
+        return min(max(claimed, 1), max(asked, 1))
 
 
 FEDAVG = MergeSpec()  # the plain mean, for whoever has no plan

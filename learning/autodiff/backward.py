@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import onnx
+from onnx import helper
 
 import learning.autodiff.rules  # noqa: F401 - fills the table
 from learning.autodiff.errors import UnsupportedOperator
 from learning.autodiff.graph import Graph, Tensor
-from learning.autodiff.registry import NO_GRADIENT, RULES, Node, Product, supported
+from learning.autodiff.registry import COMPOSITE, COMPOSITES, NO_GRADIENT, RULES, Node, Product, supported
+
+FUSE_WITHIN = 64  # nodes back that a summand may have been made by, to be fused with its sum
 
 
 class Backward:
@@ -49,15 +52,35 @@ class Backward:
             grads.append(self._multiplied(products))
         if not grads:
             return None
-        if len(grads) > 1:
-            grads = [grads[0] + grads[1] if len(grads) == 2 else self.graph.op("Sum", *grads)]
-        self.pending[name] = [grads[0]]
-        return grads[0]
+        total = self._sum(name, grads)
+        self.pending[name] = [total]
+        return total
+
+    def _sum(self, name: str, grads: list[Tensor]) -> Tensor:
+        """Σ grads. A negated or multiplied-out one takes the others along: a node and a pass less each."""
+        if len(grads) == 1:
+            return grads[0]
+        made = {node.output[0]: node for node in self.graph.nodes[-FUSE_WITHIN:]}
+        for index, grad in enumerate(grads):
+            node, rest = made.get(grad.name), [*grads[:index], *grads[index + 1 :]]
+            if node is not None and node.op_type == "Neg":
+                others = self._sum(name, rest)
+                return others - Tensor(node.input[0], self.graph, others.shape, grad.dtype)
+            if node is not None and node.op_type == "Gemm" and len(node.input) == 2:
+                return self._gemm_onto(node, self._sum(name, rest))
+        return grads[0] + grads[1] if len(grads) == 2 else self.graph.op("Sum", *grads)
+
+    def _gemm_onto(self, node: onnx.NodeProto, start: Tensor) -> Tensor:
+        """A·B + start; the node without `start` is pruned, since nobody reads it any more."""
+        a, b = (Tensor(name, self.graph, None, start.dtype) for name in node.input)
+        attributes = {x.name: helper.get_attribute_value(x) for x in node.attribute}
+        return self.graph.op("Gemm", a, b, start, **attributes)
 
     def _multiplied(self, products: list[Product]) -> Tensor:
         """Σ leftᵀ·right as one product over everything stacked."""
         left, right = products[0].left, products[0].right
         if len(products) > 1:
+            products = products[::-1]  # in the order of time, so that onnxruntime sees equal Concats once
             left = self.graph.op("Concat", *(p.left for p in products), axis=0)
             right = self.graph.op("Concat", *(p.right for p in products), axis=0)
         return self.graph.op("Gemm", left, right, transA=1)
@@ -75,7 +98,8 @@ class Backward:
             grads=[self._total(name) if name else None for name in proto.output],
             wanted=[name in reached for name in proto.input],
         )
-        result = entry.rule(node)
+        whole = next((p.value.split() for p in proto.metadata_props if p.key == COMPOSITE), None)
+        result = COMPOSITES[whole[0]](node, whole[1:]) if whole else entry.rule(node)
         grads = [result] if isinstance(result, Tensor | Product) or result is None else list(result)
         for name, grad in zip(proto.input, grads, strict=False):
             if grad is not None and name in reached:

@@ -23,35 +23,29 @@ STEPS_MAX = (
 
 @dataclass
 class _Layer:
-    """One direction of one recurrent layer, its weights cut out of the stacked tensors."""
+    """One direction of one recurrent layer, its weights cut into groups of gates that are computed together."""
 
     graph: Graph
     hidden: int
     batch: int
-    inputs: list[Tensor]  # per step, x_t·Wᵀ + b, [N, gates·H]
-    recurrent: Tensor  # [gates·H, H]
-    bias: Tensor | None  # of the recurrent product, [gates·H]
+    inputs: list[list[Tensor]]  # per group and step, x_t·Wᵀ + b, [N, gates·H]
+    recurrent: list[Tensor]  # per group, [gates·H, H]
+    bias: list[Tensor | None]  # per group: of the recurrent product, where it is not part of `inputs` already
     first: Tensor  # h_0 [N, H]
 
-    def gates(self, tensor: Tensor, sizes: list[int]) -> list[Tensor]:
-        made = self.graph.ops(
-            "Split",
-            tensor,
-            self.graph.ints([size * self.hidden for size in sizes]),
-            outputs=len(sizes),
-            axis=1,
-        )
-        return [
-            Tensor(t.name, self.graph, (self.batch, s * self.hidden), t.dtype)
-            for t, s in zip(made, sizes, strict=True)
-        ]
+    def gates(self, tensor: Tensor, count: int) -> list[Tensor]:
+        made = self.graph.ops("Split", tensor, self.graph.ints([self.hidden] * count), outputs=count, axis=1)
+        return [Tensor(m.name, self.graph, (self.batch, self.hidden), m.dtype) for m in made]
 
-    def product(self, h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return (
-            self.graph.op("Gemm", h, weight, bias, transB=1)
-            if bias
-            else self.graph.op("Gemm", h, weight, transB=1)
-        )
+    def product(self, group: int, h: Tensor, step: int) -> Tensor:
+        """h·Rᵀ + x: the sum rides on the product, which saves a pass and, in the gradient, a node per step."""
+        made = self.graph.op("Gemm", h, self.recurrent[group], self.inputs[group][step], transB=1)
+        return Tensor(made.name, self.graph, self.inputs[group][step].shape, made.dtype)
+
+    def alone(self, group: int, h: Tensor) -> Tensor:
+        """h·Rᵀ + b"""
+        made = self.graph.op("Gemm", h, self.recurrent[group], self.bias[group], transB=1)
+        return Tensor(made.name, self.graph, self.inputs[group][0].shape, made.dtype)
 
 
 def _attributes(node: onnx.NodeProto, gates: int) -> tuple[int, list[bool], bool]:
@@ -91,26 +85,52 @@ def _part(g: Graph, stacked: Tensor, index: int, start: int = 0, stop: int | Non
 
 
 def _layer(
-    g: Graph, node: onnx.NodeProto, t: dict[str, Tensor], gates: int, index: int, hidden: int
+    g: Graph, node: onnx.NodeProto, t: dict[str, Tensor], groups: list[int], apart: bool, index: int, hidden: int
 ) -> _Layer:
+    """`groups`: gates of each group. `apart`: the last group's recurrent bias stays with its product."""
     x, w, r = (t[node.input[i]] for i in range(3))
     steps, batch, width = x.dims
     if steps > STEPS_MAX:
         raise AutodiffError(f"{node.op_type} {node.name!r}: {steps} steps to unroll, at most {STEPS_MAX}")
+    gates, sizes = sum(groups), [size * hidden for size in groups]
     bias = t[node.input[3]] if len(node.input) > 3 and node.input[3] else None
-    input_bias = _part(g, bias, index, 0, gates * hidden) if bias else None
+    input_bias, kept = None, None
+    if bias is not None:
+        input_bias, kept = _biases(g, bias, index, sizes, apart)
     flat = g.reshape(x, [steps * batch, width])
-    weight = _part(g, w, index)
-    whole = (
-        g.op("Gemm", flat, weight, input_bias, transB=1)
-        if input_bias
-        else g.op("Gemm", flat, weight, transB=1)
-    )
-    cut = g.ops("Split", whole, g.ints([batch] * steps), outputs=steps, axis=0) if steps > 1 else [whole]
-    inputs = [Tensor(c.name, g, (batch, gates * hidden), x.dtype) for c in cut]
-    recurrent_bias = _part(g, bias, index, gates * hidden) if bias else None
+    whole = g.op("Gemm", flat, _part(g, w, index), input_bias, transB=1)
+    inputs = [_cut(g, part, size, steps, batch) for part, size in zip(_split(g, whole, sizes, 1), sizes, strict=True)]
+    recurrent = [
+        Tensor(part.name, g, (size, hidden), r.dtype)
+        for part, size in zip(_split(g, _part(g, r, index), sizes, 0), sizes, strict=True)
+    ]
     first = _initial(g, node, t, 5, index, (batch, hidden), x)
-    return _Layer(g, hidden, batch, inputs, _part(g, r, index), recurrent_bias, first)
+    assert gates * hidden == w.dims[1]
+    return _Layer(g, hidden, batch, inputs, recurrent, [None] * (len(groups) - 1) + [kept], first)
+
+
+def _biases(
+    g: Graph, bias: Tensor, index: int, sizes: list[int], apart: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The bias of the input's product, with the recurrent one in it except for a last group that is apart."""
+    total = sum(sizes)
+    of_input, of_state = _part(g, bias, index, 0, total), _part(g, bias, index, total)
+    if not apart:
+        return of_input + of_state, None
+    shared = total - sizes[-1]
+    first, last = _split(g, of_input, [shared, sizes[-1]], 0)
+    moved, kept = _split(g, of_state, [shared, sizes[-1]], 0)
+    joined = g.op("Concat", first + moved, last, axis=0)
+    return joined, Tensor(kept.name, g, (sizes[-1],), bias.dtype)
+
+
+def _split(g: Graph, x: Tensor, sizes: list[int], axis: int) -> list[Tensor]:
+    return [x] if len(sizes) == 1 else g.ops("Split", x, g.ints(sizes), outputs=len(sizes), axis=axis)
+
+
+def _cut(g: Graph, x: Tensor, size: int, steps: int, batch: int) -> list[Tensor]:
+    """[T·N, size] into T pieces."""
+    return [Tensor(c.name, g, (batch, size), x.dtype) for c in _split(g, x, [batch] * steps, 0)]
 
 
 def _initial(
@@ -131,15 +151,15 @@ def _directions(
     g: Graph,
     node: onnx.NodeProto,
     t: dict[str, Tensor],
-    gates: int,
+    groups: list[int],
     run: Callable[..., tuple[dict[int, Tensor], list[Tensor]]],
 ) -> list[Tensor | None]:
     """Run every direction and stack: Y [T, D, N, H], then the last h (and c) [D, N, H]."""
-    hidden, backwards, linear = _attributes(node, gates)
+    hidden, backwards, linear = _attributes(node, sum(groups))
     steps, batch, _ = t[node.input[0]].dims
     sequences, lasts = [], []
     for index, reverse in enumerate(backwards):
-        layer = _layer(g, node, t, gates, index, hidden)
+        layer = _layer(g, node, t, groups, linear, index, hidden)
         order = list(range(steps))[:: -1 if reverse else 1]
         made, last = run(layer, order, index, linear)
         stacked = [g.reshape(made[step], [1, 1, batch, hidden]) for step in range(steps)]
@@ -157,34 +177,18 @@ def unroll_gru(g: Graph, node: onnx.NodeProto, t: dict[str, Tensor]) -> list[Ten
     def run(layer: _Layer, order: list[int], _: int, linear: bool) -> tuple[dict[int, Tensor], list[Tensor]]:
         h, made = layer.first, {}
         for step in order:
-            h = made[step] = (_gru_linear if linear else _gru_reset_first)(layer, layer.inputs[step], h)
+            h = made[step] = _gru_step(layer, h, step, linear)
         return made, [h]
 
-    return _directions(g, node, t, 3, run)
+    return _directions(g, node, t, [2, 1], run)
 
 
-def _gru_linear(layer: _Layer, x: Tensor, h: Tensor) -> Tensor:
-    """linear_before_reset = 1, as PyTorch: n = tanh(x_n + r·(h·Rᵀ + b))"""
+def _gru_step(layer: _Layer, h: Tensor, step: int, linear: bool) -> Tensor:
+    """linear_before_reset = 1, as PyTorch: n = tanh(x_n + r·(h·Rᵀ + b)); 0: n = tanh(x_n + (r·h)·Rᵀ + b)."""
     g = layer.graph
-    x_zr, x_n = layer.gates(x, [2, 1])
-    h_zr, h_n = layer.gates(layer.product(h, layer.recurrent, layer.bias), [2, 1])
-    z, r = layer.gates(g.op("Sigmoid", x_zr + h_zr), [1, 1])
-    n = g.op("Tanh", x_n + r * h_n)
-    return n + z * (h - n)
-
-
-def _gru_reset_first(layer: _Layer, x: Tensor, h: Tensor) -> Tensor:
-    """linear_before_reset = 0: n = tanh(x_n + (r·h)·Rᵀ + b)"""
-    g, size = layer.graph, layer.hidden
-    weight_zr = g.slice(layer.recurrent, [0], [2 * size], [0], [1])
-    weight_n = g.slice(layer.recurrent, [2 * size], [3 * size], [0], [1])
-    bias_zr = bias_n = None
-    if layer.bias:
-        bias_zr = g.slice(layer.bias, [0], [2 * size], [0], [1])
-        bias_n = g.slice(layer.bias, [2 * size], [3 * size], [0], [1])
-    x_zr, x_n = layer.gates(x, [2, 1])
-    z, r = layer.gates(g.op("Sigmoid", x_zr + layer.product(h, weight_zr, bias_zr)), [1, 1])
-    n = g.op("Tanh", x_n + layer.product(r * h, weight_n, bias_n))
+    z, r = layer.gates(g.op("Sigmoid", layer.product(0, h, step)), 2)
+    inner = layer.inputs[1][step] + r * layer.alone(1, h) if linear else layer.product(1, r * h, step)
+    n = g.op("Tanh", inner)
     return n + z * (h - n)
 
 
@@ -196,11 +200,9 @@ def unroll_lstm(g: Graph, node: onnx.NodeProto, t: dict[str, Tensor]) -> list[Te
         h, made = layer.first, {}
         c = _initial(g, node, t, 6, index, (layer.batch, layer.hidden), x)
         for step in order:
-            total = layer.inputs[step] + layer.product(h, layer.recurrent, layer.bias)
-            iof, candidate = layer.gates(Tensor(total.name, g, None, x.dtype), [3, 1])
-            i, o, f = layer.gates(g.op("Sigmoid", iof), [1, 1, 1])
-            c = f * c + i * g.op("Tanh", candidate)
+            i, o, f = layer.gates(g.op("Sigmoid", layer.product(0, h, step)), 3)
+            c = f * c + i * g.op("Tanh", layer.product(1, h, step))
             h = made[step] = o * g.op("Tanh", c)
         return made, [h, c]
 
-    return _directions(g, node, t, 4, run)
+    return _directions(g, node, t, [3, 1], run)

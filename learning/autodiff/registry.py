@@ -107,6 +107,10 @@ class Entry:
 
 RULES: dict[str, Entry] = {}
 
+# A node that ends a pattern of several operators carries this key, and `name arguments` of the rule for the whole.
+COMPOSITE = "edgerig.gradient"
+COMPOSITES: dict[str, Callable[[Node, list[str]], Gradients]] = {}
+
 # Operators through which no gradient flows: their outputs are integers, booleans or shapes, or piecewise
 # constant.
 NO_GRADIENT: frozenset[str] = frozenset(
@@ -150,6 +154,16 @@ def rule(*op_types: str, notes: str = "") -> Callable[[Rule], Rule]:
         for op_type in op_types:
             assert op_type not in RULES, f"two rules for {op_type}"
             RULES[op_type] = Entry(op_type, function, notes, family)
+        return function
+
+    return register
+
+
+def composite(name: str) -> Callable[..., Any]:
+    """Register the gradient of a pattern; it gets the node and the names of inner values it asked for."""
+
+    def register(function: Callable[[Node, list[str]], Gradients]) -> Any:
+        COMPOSITES[name] = function
         return function
 
     return register

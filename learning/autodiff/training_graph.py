@@ -13,7 +13,9 @@ from learning.artifact import Flat, InputSpec, LabelSpec, NoiseSpec, ParameterSp
 from learning.autodiff import losses
 from learning.autodiff.backward import Backward
 from learning.autodiff.errors import AutodiffError
+from learning.autodiff.gelu import merge_gelu
 from learning.autodiff.graph import Graph, Tensor, prune
+from learning.autodiff.layout import batch_last
 from learning.autodiff.observe import Observed, check_model, default_opset, observe, to_array
 from learning.autodiff.packaging import ELEMENT, finish, inference_graph, inner, rename, scaling_nodes
 from learning.autodiff.parameters import Verdict, judge, select
@@ -75,6 +77,9 @@ def build_training_graph(
     rewritten = rewrite(observed, batch_norm, dropout)
     if rewritten.changed:
         observed = observe(rewritten.model, batch_size)
+    for faster in (merge_gelu, batch_last):
+        if (better := faster(observed)) is not None:
+            observed = observe(better, batch_size)
     chosen += [Verdict(name, "state", "running statistic") for name in rewritten.state]
     graph = forward_graph(observed, {v.name for v in chosen})
     builder = _Builder(graph, observed, chosen, feed, rewritten)

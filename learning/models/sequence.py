@@ -80,12 +80,12 @@ def _gelu(net: Net, x: str) -> str:
 
 def _attention(net: Net, name: str, x: str, width: int, heads: int = 4) -> str:
     size = width // heads
-    parts = net.ops("Split", _project(net, f"{name}.qkv", x, width, 3 * width), outputs=3, axis=-1)
-    shape = net.ints(0, CONTEXT, heads, size)
-    q, k, v = (net.op("Reshape", part, shape) for part in parts)
-    q, v = (net.op("Transpose", part, perm=[0, 2, 1, 3]) for part in (q, v))
+    qkv = net.op("Reshape", _project(net, f"{name}.qkv", x, width, 3 * width), net.ints(0, CONTEXT, 3, heads, size))
+    heads_first = net.op("Transpose", qkv, perm=[2, 0, 3, 1, 4])
+    parts = net.ops("Split", heads_first, outputs=3, axis=0)
+    q, k, v = (net.op("Squeeze", part, net.ints(0)) for part in parts)
     q = net.op("Mul", q, net.scalar(1 / math.sqrt(size)))  # before the product: a quarter of the elements
-    scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 3, 1]))
+    scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2]))
     mask = np.triu(np.full((CONTEXT, CONTEXT), -1e9, np.float32), 1)
     masked = net.op("Add", scores, net.tensor(f"{name}.mask", mask))
     mixed = net.op("Transpose", net.op("MatMul", net.op("Softmax", masked, axis=-1), v), perm=[0, 2, 1, 3])

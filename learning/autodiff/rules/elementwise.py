@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from learning.autodiff.graph import Tensor
-from learning.autodiff.registry import Gradients, Node, rule
+from learning.autodiff.registry import Gradients, Node, composite, rule
 
 
 def _bool_mask(n: Node, condition: Tensor) -> Tensor:
@@ -215,6 +215,14 @@ def gelu(n: Node) -> Gradients:
         return _gelu_tanh(n)
     cdf = (n.graph.op("Erf", n.x * math.sqrt(0.5)) + 1.0) * 0.5
     return n.dy * (cdf + n.x * _gaussian(n.x, 0.5) * (1.0 / math.sqrt(2.0 * math.pi)))
+
+
+@composite("gelu")
+def gelu_whole(n: Node, inner: list[str]) -> Gradients:
+    """y = x·Φ; dx = dy·(Φ + x·φ), with φ = e^(−s²)/√(2π) and s = x·√½ from the forward pass."""
+    s = Tensor(inner[0], n.graph, n.x.shape, n.x.dtype)
+    density = n.graph.op("Exp", math.log(1.0 / math.sqrt(2.0 * math.pi)) - s * s)
+    return [n.dy * (n.input(1) + n.x * density), None]
 
 
 def _gelu_tanh(n: Node) -> Tensor:

@@ -61,8 +61,20 @@ def _matmul_shared(n: Node) -> Gradients:
         da = da if a.rank == 2 else n.graph.reshape(da, a.dims)
     if n.wants(1):
         flat = a if a.rank == 2 else n.graph.reshape(a, (rows, inner))
-        db = n.graph.op("Gemm", flat, dy, transA=1)
+        db = tall_product(flat, dy, inner, columns)
     return [da, db]
+
+
+def tall_product(a: Tensor, b: Tensor, a_width: int, b_width: int) -> Tensor:
+    """aᵀ·b of two matrices with many rows. The narrower one is best transposed: its packing is the slow part.
+
+    The third axis keeps onnxruntime from fusing the transposition back into the product.
+    """
+    g = a.graph
+    if a_width <= b_width:
+        return g.op("Gemm", a, b, transA=1)
+    turned = g.reshape(g.op("Gemm", b, a, transA=1), [b_width, a_width, 1])
+    return g.reshape(g.transpose(turned, [1, 0, 2]), [a_width, b_width])
 
 
 def _matmul_vector(n: Node) -> Gradients:

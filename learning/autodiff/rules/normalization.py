@@ -37,9 +37,22 @@ def layer_normalization(n: Node) -> Gradients:
         n.proto.output.append(n.graph.fresh("statistic"))
     mean, inverse = (Tensor(name, n.graph, None, n.x.dtype) for name in n.proto.output[1:3])
     normal = (n.x - mean) * inverse
-    dx = _through(n, n.dy * n.input(1), normal, inverse, axes) if n.wants(0) else None
-    dscale = n.unbroadcast(n.dy * normal, 1) if n.wants(1) else None
+    along = n.dy * normal
+    dx = _layer_dx(n, along, normal, inverse, axes) if n.wants(0) else None
+    dscale = n.unbroadcast(along, 1) if n.wants(1) else None
     return [dx, dscale, n.unbroadcast(n.dy, 2) if n.wants(2) else None]
+
+
+def _layer_dx(n: Node, along: Tensor, normal: Tensor, inverse: Tensor, axes: list[int]) -> Tensor:
+    """`_through` with its two means as products with the scale: mean(dy·scale) is dy·(scale/size)."""
+    g, scale = n.graph, n.input(1)
+    if len(axes) > 1 or scale.rank != 1:
+        return _through(n, n.dy * scale, normal, inverse, axes)
+    size = n.x.dims[-1]
+    column = g.reshape(scale * (1.0 / size), [size, 1])
+    mean = g.op("MatMul", n.dy, column)
+    slope = g.op("MatMul", along, column)
+    return inverse * (n.dy * scale - (normal * slope + mean))
 
 
 @rule("InstanceNormalization")

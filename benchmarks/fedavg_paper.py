@@ -33,7 +33,7 @@ from learning.trainer import Trainer, TrainingSpec
 
 CLIENTS, PER_ROUND, EPOCHS, BATCH, SAMPLES = 100, 10, 5, 10, 600
 RATES = (0.0464, 0.1, 0.2154)
-SWEEP_ROUNDS, ROUNDS, TARGET = 4, 30, 0.99
+SWEEP_ROUNDS, ROUNDS, TARGET = 2, 30, 0.99
 SEED = 1
 COMMITTED = Path(__file__).parent / "data" / "fedavg_paper.json"
 
@@ -126,7 +126,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 said = federation.round()
                 result[split] = report(split, rate, federation.accuracy)
                 write(args.out, result)
-                print(f"{split} lr {rate} round {len(federation.accuracy)}: {said}", file=sys.stderr, flush=True)
+                print(
+                    f"{split} lr {rate} round {len(federation.accuracy)}: {said}", file=sys.stderr, flush=True
+                )
     return result
 
 
@@ -151,7 +153,9 @@ def write(path: Path, result: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", help="folder with MNIST's IDX files; default: EDGERIG_DATA")
     parser.add_argument("--splits", nargs="+", default=["iid", "shards"], choices=["iid", "shards"])
     parser.add_argument("--rounds", type=int, default=ROUNDS)

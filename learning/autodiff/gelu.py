@@ -32,13 +32,16 @@ class _Model:
 
     @staticmethod
     def of(observed: Observed) -> _Model:
-        made, readers = {}, {}
+        made: dict[str, onnx.NodeProto] = {}
+        readers: dict[str, list[onnx.NodeProto]] = {}
         for node in observed.model.graph.node:
             made.update(dict.fromkeys(node.output, node))
             for name in node.input:
                 readers.setdefault(name, []).append(node)
         known = {**observed.weights, **observed.constants}
-        numbers = {n: float(a.reshape(-1)[0]) for n, a in known.items() if a.size == 1 and a.dtype.kind == "f"}
+        numbers = {
+            n: float(a.reshape(-1)[0]) for n, a in known.items() if a.size == 1 and a.dtype.kind == "f"
+        }
         return _Model(made, readers, numbers)
 
     def other(self, node: onnx.NodeProto | None, kind: str, number: float) -> str | None:
@@ -47,7 +50,7 @@ class _Model:
             return None
         for here, there in ((0, 1), (1, 0)):
             if abs(self.numbers.get(node.input[here], math.inf) - number) < TOLERANCE:
-                return node.input[there]
+                return str(node.input[there])
         return None
 
     def reader(self, name: str) -> onnx.NodeProto | None:
@@ -91,7 +94,9 @@ def merge_gelu(observed: Observed) -> onnx.ModelProto | None:
     for node in observed.model.graph.node:
         if node.op_type == "Erf" and (match := _match(m, node)) is not None:
             found[match[0].output[0]] = match[1]
-        elif node.op_type == "Gelu" and not any(a.name == "approximate" and a.s == b"tanh" for a in node.attribute):
+        elif node.op_type == "Gelu" and not any(
+            a.name == "approximate" and a.s == b"tanh" for a in node.attribute
+        ):
             found[node.output[0]] = node.input[0]
     if not found:
         return None

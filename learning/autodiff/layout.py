@@ -26,7 +26,9 @@ from onnx import helper
 from learning.autodiff.graph import Array, Graph, Shape, Tensor
 from learning.autodiff.observe import Observed
 
-TOEPLITZ_ROWS_MAX = 96  # KH·W: a product costs W/KW times the convolution's own arithmetic, which pays up to here
+TOEPLITZ_ROWS_MAX = (
+    96  # KH·W: a product costs W/KW times the convolution's own arithmetic, which pays up to here
+)
 
 WHOLE_CELLS_MAX = 64  # H·W up to which one product over the whole image beats a window of rows
 
@@ -165,10 +167,8 @@ def _geometry(walk: _Pass, node: onnx.NodeProto, a: Attributes) -> _Shape:
 def _depthwise(walk: _Pass, g: Graph, node: onnx.NodeProto, a: Attributes) -> Tensor:
     s = _geometry(walk, node, a)
     x, weight = walk.source(g, node.input[0]), walk.plain(g, node.input[1])
-    if math.prod(s.size) <= WHOLE_CELLS_MAX:
-        made = _by_image(g, x, weight, s)
-    else:
-        made = _by_row(g, x, weight, s)
+    form = _by_image if math.prod(s.size) <= WHOLE_CELLS_MAX else _by_row
+    made = form(g, x, weight, s)
     out = walk.observed.shapes[node.output[0]][2:]
     shape = (s.channels, *out, s.batch)
     if _has(node, 2):

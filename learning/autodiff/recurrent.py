@@ -85,7 +85,13 @@ def _part(g: Graph, stacked: Tensor, index: int, start: int = 0, stop: int | Non
 
 
 def _layer(
-    g: Graph, node: onnx.NodeProto, t: dict[str, Tensor], groups: list[int], apart: bool, index: int, hidden: int
+    g: Graph,
+    node: onnx.NodeProto,
+    t: dict[str, Tensor],
+    groups: list[int],
+    apart: bool,
+    index: int,
+    hidden: int,
 ) -> _Layer:
     """`groups`: gates of each group. `apart`: the last group's recurrent bias stays with its product."""
     x, w, r = (t[node.input[i]] for i in range(3))
@@ -99,14 +105,18 @@ def _layer(
         input_bias, kept = _biases(g, bias, index, sizes, apart)
     flat = g.reshape(x, [steps * batch, width])
     whole = g.op("Gemm", flat, _part(g, w, index), input_bias, transB=1)
-    inputs = [_cut(g, part, size, steps, batch) for part, size in zip(_split(g, whole, sizes, 1), sizes, strict=True)]
+    inputs = [
+        _cut(g, part, size, steps, batch)
+        for part, size in zip(_split(g, whole, sizes, 1), sizes, strict=True)
+    ]
     recurrent = [
         Tensor(part.name, g, (size, hidden), r.dtype)
         for part, size in zip(_split(g, _part(g, r, index), sizes, 0), sizes, strict=True)
     ]
     first = _initial(g, node, t, 5, index, (batch, hidden), x)
     assert gates * hidden == w.dims[1]
-    return _Layer(g, hidden, batch, inputs, recurrent, [None] * (len(groups) - 1) + [kept], first)
+    biases = [*(None for _ in groups[1:]), kept]
+    return _Layer(g, hidden, batch, inputs, recurrent, biases, first)
 
 
 def _biases(

@@ -80,7 +80,9 @@ def _gelu(net: Net, x: str) -> str:
 
 def _attention(net: Net, name: str, x: str, width: int, heads: int = 4) -> str:
     size = width // heads
-    qkv = net.op("Reshape", _project(net, f"{name}.qkv", x, width, 3 * width), net.ints(0, CONTEXT, 3, heads, size))
+    qkv = net.op(
+        "Reshape", _project(net, f"{name}.qkv", x, width, 3 * width), net.ints(0, CONTEXT, 3, heads, size)
+    )
     heads_first = net.op("Transpose", qkv, perm=[2, 0, 3, 1, 4])
     parts = net.ops("Split", heads_first, outputs=3, axis=0)
     q, k, v = (net.op("Squeeze", part, net.ints(0)) for part in parts)

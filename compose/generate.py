@@ -17,6 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from compose import services
+from compose.prepare import hooked
 from compose.services import Mounts
 from topology.plan import Plan
 
@@ -44,7 +45,7 @@ def compose_file(
     if mode == "bind":
         if root is None:
             raise ValueError("mode bind needs the run's folder")
-        document = _document(plan, services.BindMounts(str(root)), str(repo), str(root))
+        document = _document(plan, services.BindMounts(str(root), hooked(plan)), str(repo), str(root))
     else:
         if topology is None:
             raise ValueError("mode volumes needs the topology file")

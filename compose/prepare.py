@@ -36,6 +36,8 @@ from learning.making import (
     source_files,
 )
 from topology.plan import AgentConfig, DevicePlan, Plan, dump_plan
+from topology.plan.agent import HOOK_NAME
+from topology.plan.faults import BEHAVIOURS
 from wire.topics import COORDINATOR
 
 CONTAINER_ROOT = "/run/edgerig"
@@ -142,11 +144,18 @@ def agent_config(plan: Plan, device: DevicePlan, port: int) -> AgentConfig:
         shard=f"../../shards/{device.name}",
         state=f"../../nodes/{device.name}",
         gate=f"../../gate/{device.name}" if docker else "",
+        hook=f"../../nodes/{device.name}/{HOOK_NAME}" if device.name in hooked(plan) else "",
         gate_wait_s=GATE_WAIT_FACTOR * plan.start_timeout_s,
         threads=device.threads,
         uplink_bit_s=device.link.up.rate_bit_s or UNSHAPED_BIT_S,
         congestion=plan.network.congestion,
     )
+
+
+def hooked(plan: Plan) -> list[str]:
+    """Devices that a fault of the plan tells to do wrong; nobody else has a hook."""
+    kinds = [fault for fault in plan.faults if fault.kind in BEHAVIOURS]
+    return sorted({target for fault in kinds for target in fault.targets})
 
 
 def _yaml(config: AgentConfig) -> bytes:
@@ -245,5 +254,10 @@ def _make_node_folders(plan: Plan, root: Path) -> None:
         if not folder.exists():
             folder.mkdir()
             give(folder, uid)
+    for name in hooked(plan):
+        hook = root / "nodes" / name / HOOK_NAME
+        hook.write_bytes(b"{}")
+        hook.chmod(0o600)
+        give(hook, owners[name])
     for shared in (root / "nodes" / "hostd", root / "nodes" / "runner", root / "gate"):
         shared.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Faults of the process runtime: what a signal can do to a process. Everything else needs containers."""
+"""Faults of the process runtime: what a signal, a new start or a hook file can do. Everything else needs containers."""
 
 from __future__ import annotations
 
@@ -9,23 +9,57 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from compose.process_service import STOP_WAIT_S, Service
+from emulation.behaviours import HookFiles
+from emulation.faults.base import FaultProblem
+from emulation.faults.behaviour import SEEN_EVENT, Behaviour
 from emulation.faults.core import Apply, Heal
+from history.fields import strings
 from history.writer import HistoryWriter
 from topology.plan import FaultPlan, Plan
+from topology.plan.faults import BEHAVIOURS, HOSTD
 
-SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGTERM, "pause": signal.SIGSTOP}
+SIGNALS = {
+    "kill": signal.SIGKILL,
+    "stop": signal.SIGTERM,
+    "restart": signal.SIGTERM,
+    "pause": signal.SIGSTOP,
+}
+SUPPORTED = (*SIGNALS, *BEHAVIOURS)
 
 
-def unsupported(plan: Plan) -> list[tuple[int, str]]:
-    """Index and kind of each planned fault that this runtime cannot do."""
-    return [(number, fault.kind) for number, fault in enumerate(plan.faults) if fault.kind not in SIGNALS]
+def unsupported(plan: Plan) -> list[tuple[int, str, str]]:
+    """Place in the file, key and reason of each planned fault that this runtime cannot do."""
+    found = []
+    for fault in plan.faults:
+        if fault.kind not in SUPPORTED:
+            found.append((fault.entry, fault.kind, "the process runtime cannot do this fault"))
+        elif HOSTD in fault.targets:
+            found.append((fault.entry, fault.kind, "the process runtime has no hostd"))
+        elif fault.trigger.bytes_share is not None:
+            found.append((fault.entry, "when", "the process runtime does not count a link's bytes"))
+    return sorted(set(found))
 
 
 class FaultExecutor:
     """Does what the fault core decided, verifies that it took, and records both."""
 
-    def __init__(self, services: Mapping[str, Service], history: HistoryWriter) -> None:
+    def __init__(
+        self, services: Mapping[str, Service], history: HistoryWriter, nodes: Path | None = None
+    ) -> None:
         self._services, self._history = services, history
+        self._hooks = HookFiles(nodes) if nodes is not None else None
+        self._waiting: dict[str, tuple[FaultPlan, float]] = {}  # told, but the agent has not said so yet
+
+    def arm(self, faults: Sequence[FaultPlan]) -> None:
+        for fault in faults:
+            self._history.append(
+                "fault_armed",
+                fault=fault.id,
+                kind=fault.kind,
+                trigger=fault.trigger.text,
+                targets=list(fault.targets),
+                heal_after_s=fault.heal_after_s,
+            )
 
     def perform(self, actions: Sequence[Apply | Heal], *, restart: bool = True) -> None:
         """`restart=False`: the run is being torn down, what was killed stays dead."""
@@ -33,19 +67,52 @@ class FaultExecutor:
             if isinstance(action, Apply):
                 self._apply(action)
             else:
-                self._heal(action.fault, restart)
+                self._heal(action, restart)
+
+    def tick(self, now: float) -> None:
+        """Look whether agents have said that they do as they were told."""
+        for fault, deadline in list(self._waiting.values()):
+            lacking = [target for target in fault.targets if not self._says(target, fault.id)]
+            if not lacking or now >= deadline:
+                del self._waiting[fault.id]
+                detail = f"no sign from {', '.join(lacking)}" if lacking else "in force, say the agents"
+                self._verified(fault, ok=not lacking, detail=detail)
 
     def _apply(self, action: Apply) -> None:
         fault = action.fault
-        for target in fault.targets:
-            self._services[target].send(SIGNALS[fault.kind])
-        late = round(action.lateness_s, 4)
+        problems = [text for target in fault.targets if (text := self._strike(fault, target))]
         self._history.append(
-            "fault_applied", fault=fault.id, kind=fault.kind, targets=list(fault.targets), lateness_s=late
+            "fault_applied",
+            fault=fault.id,
+            kind=fault.kind,
+            targets=list(fault.targets),
+            lateness_s=round(action.lateness_s, 4),
+            round=action.round,
         )
-        failed = [target for target in fault.targets if not self._took(fault.kind, target)]
-        detail = f"no effect on {', '.join(failed)}" if failed else f"{fault.kind}: verified"
-        self._history.append("fault_verified", fault=fault.id, ok=not failed, detail=detail)
+        if fault.kind in BEHAVIOURS and not problems:
+            self._waiting[fault.id] = (fault, time.monotonic() + Behaviour.verify_wait_s)
+            return
+        if not problems:
+            failed = [target for target in fault.targets if not self._took(fault.kind, target)]
+            problems = [f"no effect on {', '.join(failed)}"] if failed else []
+        self._verified(fault, ok=not problems, detail="; ".join(problems) or f"{fault.kind}: verified")
+        if fault.kind == "restart":
+            self._settled(fault, final=False, left_stopped=False)
+
+    def _strike(self, fault: FaultPlan, target: str) -> str:
+        """What went wrong, or an empty string."""
+        try:
+            if fault.kind in SIGNALS:
+                self._services[target].send(SIGNALS[fault.kind])
+            elif self._hooks is not None:
+                self._hooks.tell(target, fault.id, fault.kind, fault.params)
+        except (FaultProblem, KeyError) as error:
+            return f"{target}: {error}"
+        return ""
+
+    def _says(self, target: str, fault_id: str) -> bool:
+        said = self._hooks.says(target, SEEN_EVENT) if self._hooks is not None else []
+        return bool(said) and fault_id in strings(said[-1], "active")
 
     def _took(self, kind: str, target: str) -> bool:
         process = self._services[target].process
@@ -58,17 +125,46 @@ class FaultExecutor:
         except subprocess.TimeoutExpired:
             return False
         self._history.append("container_died", node=target, exit_code=code)
+        if kind == "restart":
+            self._start(target)
         return True
 
-    def _heal(self, fault: FaultPlan, restart: bool) -> None:
+    def _verified(self, fault: FaultPlan, *, ok: bool, detail: str) -> None:
+        self._history.append("fault_verified", fault=fault.id, ok=ok, detail=detail[:500])
+        if not ok:
+            self._history.append("lapse", what="fault_not_taken", node=fault.targets[0], detail=detail[:500])
+
+    def _heal(self, action: Heal, restart: bool) -> None:
+        fault = action.fault
+        if fault.kind == "restart":
+            return  # it healed itself
+        if self._waiting.pop(fault.id, None) is not None:
+            self._verified(fault, ok=False, detail="healed before the agents said that it was in force")
         for target in fault.targets:
-            service = self._services[target]
-            if fault.kind == "pause":
-                service.send(signal.SIGCONT)
-            elif restart and not service.running:
-                service.start()
-                self._history.append("container_started", node=target, pid=service.pid)
-        self._history.append("fault_healed", fault=fault.id, targets=list(fault.targets), wall_s=0.0)
+            if fault.kind in BEHAVIOURS:
+                if self._hooks is not None:
+                    self._hooks.untell(target, fault.id)
+            elif fault.kind == "pause":
+                self._services[target].send(signal.SIGCONT)
+            elif restart and not self._services[target].running:
+                self._start(target)
+        left = not restart and fault.kind in ("kill", "stop")
+        self._settled(fault, final=action.final, left_stopped=left)
+
+    def _settled(self, fault: FaultPlan, *, final: bool, left_stopped: bool) -> None:
+        self._history.append(
+            "fault_healed",
+            fault=fault.id,
+            targets=list(fault.targets),
+            wall_s=0.0,
+            final=final,
+            left_stopped=left_stopped,
+        )
+
+    def _start(self, target: str) -> None:
+        service = self._services[target]
+        service.start()
+        self._history.append("container_started", node=target, pid=service.pid)
 
 
 def _stopped(pid: int) -> bool:

@@ -73,7 +73,7 @@ class ProcessRuntime:
         self._services: dict[str, Service] = {}
         self._faults = FaultCore(plan.faults)
         self._history = HistoryWriter(root / "nodes" / "processes" / "history.jsonl", "processes")
-        self._executor = FaultExecutor(self._services, self._history)
+        self._executor = FaultExecutor(self._services, self._history, root / "nodes")
         self._stopped = False
 
     # --- what a Runtime does ---------------------------------------------------------------------------------
@@ -94,6 +94,7 @@ class ProcessRuntime:
             )
         for device in self._plan.devices:
             self._launch(device.name, "agent", self._agent_command(device))
+        self._executor.arm(self._faults.armed)
         self._history.sync()
 
     def nodes(self) -> list[NodeState]:
@@ -107,6 +108,7 @@ class ProcessRuntime:
         for event in (event for event in events if event.node == COORDINATOR):
             self._executor.perform(self._faults.handle(event, now))
         self._executor.perform(self._faults.tick(now))
+        self._executor.tick(now)
         self._history.sync()
 
     def log_tail(self, node: str, lines: int = 12) -> list[str]:

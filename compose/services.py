@@ -4,6 +4,7 @@ together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from compose.broker_config import CONTAINER_MEMORY_BYTES
 from compose.prepare import CONTAINER_ROOT, GATE_WAIT_FACTOR
 from topology.names import is_path
 from topology.plan import DevicePlan, Plan
+from topology.plan.agent import HOOK_NAME
 
 MIB = 1024 * 1024
 IMAGES = {role: f"edgerig-{role}" for role in ("agent", "coordinator", "hostd", "broker")}
@@ -247,8 +249,8 @@ class Mounts(Protocol):
 class BindMounts:
     """Each container gets its own parts of `runs/<id>/` and nothing of the others'."""
 
-    def __init__(self, root: str) -> None:
-        self._root = root
+    def __init__(self, root: str, hooked: Sequence[str] = ()) -> None:
+        self._root, self._hooked = root, hooked
         self.volumes: list[str] = []
         self.depends: dict[str, Any] = {}
 
@@ -264,7 +266,9 @@ class BindMounts:
 
     def hostd(self) -> list[Any]:
         read = [self._part("plan.json"), self._part("nodes")]
-        return [*read, self._part("nodes/hostd", writable=True), self._part("gate", writable=True)]
+        # Where a fault makes a device do wrong, hostd writes that device's hook; the file, nothing beside it.
+        hooks = [self._part(f"nodes/{name}/{HOOK_NAME}", writable=True) for name in self._hooked]
+        return [*read, self._part("nodes/hostd", writable=True), self._part("gate", writable=True), *hooks]
 
     def agent(self, name: str) -> list[Any]:
         own = [self._part(f"private/{name}"), self._part(f"shards/{name}"), self._part("gate")]

@@ -15,7 +15,7 @@ from compose import engine
 from compose.errors import EnvironmentProblem
 from compose.generate import compose_file
 from compose.prepare import prepare
-from compose.process_faults import SIGNALS, unsupported
+from compose.process_faults import SUPPORTED, unsupported
 from compose.process_runtime import free_port, write_relays
 from topology.compile import compile_topology
 from topology.errors import TopologyError, TopologyErrors
@@ -119,12 +119,9 @@ def _process_session(
     return Session(plan, root, lock, port, relays)
 
 
-def _refuse_faults(faults: list[tuple[int, str]]) -> None:
-    hint = f"without Docker there are {', '.join(SIGNALS)}; use the docker runtime for the rest"
-    errors = [
-        TopologyError(f"faults[{number}].{kind}", kind, "the process runtime cannot do this fault", hint)
-        for number, kind in faults
-    ]
+def _refuse_faults(faults: list[tuple[int, str, str]]) -> None:
+    hint = f"without Docker there are {', '.join(SUPPORTED)}; use the docker runtime for the rest"
+    errors = [TopologyError(f"faults[{number}].{key}", key, reason, hint) for number, key, reason in faults]
     if errors:
         raise TopologyErrors(errors)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from edge_agent import mqtt
@@ -13,11 +14,58 @@ from edge_agent.disk import FolderDisk
 from edge_agent.errors import AgentError, ConfigurationError
 from edge_agent.gate import GateClosed, wait_for_gate
 from edge_agent.jobs import Jobs, open_samples
-from edge_agent.service import AgentService, install_signals, log, status_message
-from edge_agent.spool import Spool
+from edge_agent.service import AgentService, Client, install_signals, log, status_message
+from edge_agent.spool import Spoil, Spool
 from edge_agent.work import WorkerThread
 from history.writer import HistoryWriter
 from topology.plan import AgentConfig
+
+MakeClient = Callable[[Callable[[mqtt.Happening], None]], Client]
+
+
+class _Honest:
+    """The parts of every agent that does what it should."""
+
+    spoil: Spoil | None = None
+
+    def wall(self) -> float:
+        return time.time()
+
+    def disk(self, folder: Path) -> FolderDisk:
+        return FolderDisk(folder)
+
+    def diary(self, writer: HistoryWriter) -> Diary:
+        return Diary(writer)
+
+    def client(self, make: MakeClient) -> MakeClient:
+        return make
+
+
+def _hooked(path: Path) -> _Honest:
+    """The same parts with a hook, for an emulated device that a fault tells to do wrong."""
+    from edge_agent import misbehaviour as bad
+
+    hook = bad.Hook(path)
+
+    class Hooked(_Honest):
+        spoil = staticmethod(bad.spoiler(hook))
+
+        def wall(self) -> float:
+            return hook.wall()
+
+        def disk(self, folder: Path) -> FolderDisk:
+            return bad.HookedDisk(folder, hook)
+
+        def diary(self, writer: HistoryWriter) -> Diary:
+            diary = bad.HookedDiary(writer)
+            diary.hook = hook
+            return diary
+
+        def client(self, make: MakeClient) -> MakeClient:
+            return lambda post: bad.HookedClient(hook, make, post)
+
+    log.warning("this device does wrong when its hook %s says so: it is part of an experiment", path)
+    return Hooked()
 
 
 def build(config: AgentConfig, software: str) -> tuple[AgentService, Diary]:
@@ -31,24 +79,27 @@ def build(config: AgentConfig, software: str) -> tuple[AgentService, Diary]:
         shard = open_samples(Path(config.shard))
     except DatasetError as error:
         raise ConfigurationError(str(error)) from error
+    make = _Honest() if not config.hook else _hooked(Path(config.hook))
     try:
-        writer = HistoryWriter(Path(config.state) / "history.jsonl", config.agent)
-        spool = Spool(FolderDisk(Path(config.state) / "spool"), config.run)
+        writer = HistoryWriter(Path(config.state) / "history.jsonl", config.agent, wall=make.wall)
+        spool = Spool(make.disk(Path(config.state) / "spool"), config.run)
     except OSError as error:
         raise AgentError(f"cannot use the state folder {config.state}: {error}") from error
     for problem in spool.problems:
         log.warning("spool: %s", problem)
-    history = Diary(writer)
+    history = make.diary(writer)
     history.append("agent_started", software=software, threads=config.threads)
     core = AgentCore(boot=writer.boot, samples=len(shard), software=software, restored=spool.restored())
-    jobs = Jobs(spool, shard, run=config.run, agent=config.agent, threads=config.threads)
+    jobs = Jobs(spool, shard, run=config.run, agent=config.agent, threads=config.threads, spoil=make.spoil)
     service = AgentService(
         config,
         core,
         spool,
         history,
-        make_client=lambda post: mqtt.Client(
-            config, password, status_message(config, writer.boot, online=False), post
+        make_client=make.client(
+            lambda post: mqtt.Client(
+                config, password, status_message(config, writer.boot, online=False), post
+            )
         ),
         make_worker=lambda post: WorkerThread(jobs, post),
     )

@@ -47,6 +47,7 @@ def _resolved(config: AgentConfig, folder: Path) -> AgentConfig:
         shard=resolve(config.shard),
         state=resolve(config.state),
         gate=resolve(config.gate),
+        hook=resolve(config.hook),
     )
 
 

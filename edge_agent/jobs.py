@@ -21,7 +21,7 @@ from edge_agent import actions as a
 from edge_agent import events as e
 from edge_agent.ledger import DiskBroken, SpoolError
 from edge_agent.memory import give_back
-from edge_agent.spool import Spool
+from edge_agent.spool import Spoil, Spool
 from wire import messages as m
 from wire.codecs import make_chain, rounding_seed, uplink_spec
 from wire.codecs import model as versions
@@ -75,8 +75,9 @@ class Jobs:
         agent: str,
         threads: int,
         clock: Callable[[], float] = time.monotonic,
+        spoil: Spoil | None = None,
     ) -> None:
-        self._spool, self._shard = spool, shard
+        self._spool, self._shard, self._spoil = spool, shard, spoil
         self._run, self._agent, self._threads = run, agent, threads
         self._clock = clock
         self._result: tuple[str, TrainResult] | None = None
@@ -207,7 +208,7 @@ class Jobs:
         chain = make_chain(uplink_spec(job.uplink.top_k, job.uplink.quantize, job.uplink.entropy))
         delta = np.ascontiguousarray(result.delta, np.float32)
         seed = rounding_seed(self._run, self._agent, job.task)
-        prepared = self._spool.prepare(job.task, delta, chain, seed, report)
+        prepared = self._spool.prepare(job.task, delta, chain, seed, report, self._spoil)
         return e.Encoded(
             task=job.task,
             sha256=prepared.item.sha256,

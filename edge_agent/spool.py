@@ -61,6 +61,9 @@ FLOATS = BLOCK_BYTES // 4
 
 Float32 = NDArray[np.float32]
 
+# (payload, n, chain, seed) -> what is sent in its place
+Spoil = Callable[[bytes, int, Chain, bytes | int], bytes]
+
 
 class Spool:
     """Calls may come from the worker and from the main loop. Who may change the residual when is the core's matter."""
@@ -181,18 +184,27 @@ class Spool:
     # --- updates ---------------------------------------------------------------------------------------------
 
     def prepare(
-        self, task: str, delta: Float32, chain: Chain, seed: int, report: Callable[[float], Report]
+        self,
+        task: str,
+        delta: Float32,
+        chain: Chain,
+        seed: int,
+        report: Callable[[float], Report],
+        spoil: Spoil | None = None,
     ) -> Prepared:
         """Encode delta + residual and write the files; nothing counts before `commit`.
 
-        `delta` is used up: afterwards it holds the next residual. `report` is made from that one's norm. Raises
-        SpoolError, and CodecError for a delta that is not finite.
+        `delta` is used up: afterwards it holds the next residual. `report` is made from that one's norm. `spoil` is of
+        a device that does wrong on purpose (edge_agent.misbehaviour). Raises SpoolError, and CodecError for a delta
+        that is not finite.
         """
         require_finite(delta, MAGNITUDE_MAX)
         self._add_residual(delta)
         payload = chain.encode(delta, seed=seed)
         sent = decode(payload, n=delta.size)
         sent.take_out_of(delta)
+        if spoil is not None:
+            payload = spoil(payload, delta.size, chain, seed)
         with self._lock:
             self.discard(task)
             update, rest = self._name("update-"), self._name("residual-")

@@ -98,6 +98,18 @@ class Cgroup:
                     f"{folder}/cgroup.procs: {error.strerror} (must be writable for hostd)"
                 ) from None
 
+    def attach_memory(self, pid: int) -> None:
+        """Move a process into the memory group: what it takes from then on counts there."""
+        try:
+            (self.memory / "cgroup.procs").write_text(str(pid))
+        except OSError as error:
+            raise CgroupError(
+                f"{self.memory}/cgroup.procs: {error.strerror} (must be writable for hostd)"
+            ) from None
+
+    def processes(self) -> list[int]:
+        return [int(line) for line in _read(self.memory / "cgroup.procs").split()]
+
 
 def _read(path: Path) -> str:
     try:

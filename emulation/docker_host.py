@@ -4,7 +4,11 @@ are touched.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
+import signal
+import subprocess
 import threading
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +16,9 @@ from typing import Any, Literal
 import docker
 import docker.errors
 import requests
+
+from emulation.cgroup import CgroupError
+from emulation.exhaust import exhaust
 
 LABEL_RUN, LABEL_NODE, LABEL_ROLE = "io.edgerig.run", "io.edgerig.node", "io.edgerig.role"
 API_WAIT_S = 20  # a daemon that is starting ten containers answers within seconds
@@ -39,6 +46,7 @@ class Container:
     exit_code: int
     nano_cpus: int
     memory_bytes: int
+    oom_killed: bool = False
 
     @property
     def running(self) -> bool:
@@ -61,6 +69,7 @@ class Container:
             exit_code=int(state.get("ExitCode") or 0),
             nano_cpus=cpus,
             memory_bytes=int(host.get("Memory") or 0),
+            oom_killed=bool(state.get("OOMKilled")),
         )
 
 
@@ -78,6 +87,8 @@ class DockerHost:
         except (docker.errors.DockerException, requests.RequestException, OSError) as error:
             raise DockerProblem(f"no Docker Engine at /var/run/docker.sock: {error}") from None
         self._events: queue.Queue[str] = queue.Queue(EVENTS_MAX)
+        self._inside: dict[str, str] = {}  # container id -> exec id
+        self._hogs: dict[str, subprocess.Popen[bytes]] = {}
         self._label = f"{LABEL_RUN}={run}"
 
     @property
@@ -134,6 +145,45 @@ class DockerHost:
         api = self._client.api
         path = api._url("/containers/{0}/update", container.id)
         self._call(f"update {container.node}", lambda: api._result(api._post_json(path, data=options), True))
+
+    def exhaust_memory(self, container: Container) -> None:
+        """Raises DockerProblem where the host itself has not so much."""
+        try:
+            self._hogs[container.id] = exhaust(container.pid, container.memory_bytes)
+        except (CgroupError, OSError, ValueError) as error:
+            raise DockerProblem(f"exhaust the memory of {container.node}: {error}") from None
+
+    def release_memory(self, container: Container) -> None:
+        """End what `exhaust_memory` started; where that never was, nothing happens."""
+        hog = self._hogs.pop(container.id, None)
+        if hog is not None:
+            hog.kill()
+            hog.wait(STOP_WAIT_S)
+
+    def run_inside(self, container: Container, program: str, arguments: list[str]) -> None:
+        """One at a time per container; an earlier one is ended first."""
+        self.stop_inside(container)
+        api, command = self._client.api, ["python3", "-c", program, *arguments]
+        made = self._call(f"exec in {container.node}", lambda: api.exec_create(container.id, command))
+        self._inside[container.id] = made["Id"]
+        self._call(f"exec in {container.node}", lambda: api.exec_start(made["Id"], detach=True))
+
+    def running_inside(self, container: Container) -> bool:
+        exec_id = self._inside.get(container.id)
+        if exec_id is None:
+            return False
+        found = self._call(f"exec in {container.node}", lambda: self._client.api.exec_inspect(exec_id))
+        return bool(found.get("Running"))
+
+    def stop_inside(self, container: Container) -> None:
+        """By its process id: the engine has no call for it, and hostd shares the host's process ids."""
+        exec_id = self._inside.pop(container.id, None)
+        if exec_id is None:
+            return
+        found = self._call(f"exec in {container.node}", lambda: self._client.api.exec_inspect(exec_id))
+        if found.get("Running") and int(found.get("Pid") or 0) > 1:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(found["Pid"]), signal.SIGKILL)
 
     def watch(self) -> None:
         """From here on `changed` answers from the daemon's events. Should the stream break, who looks every few

@@ -9,10 +9,13 @@ second thread that brings it up (apply, measure: seconds), so that a fault never
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from emulation.behaviours import HookFiles
 from emulation.bringup import BringUp
 from emulation.cgroup import Cgroup, CgroupError
 from emulation.docker_host import DockerHost, DockerProblem
@@ -62,7 +65,16 @@ class Hostd:
         self._keeper = LinkKeeper(plan, backend, history, self._undo)
         self._bringup = BringUp(plan, paths, self._fleet, self._keeper, history)
         self._tail = Tail(paths.coordinator_history)
-        self._runner = FaultRunner(FAULTS, plan.devices, docker, self._keeper, history, self._undo)
+        self._runner = FaultRunner(
+            FAULTS,
+            plan.devices,
+            docker,
+            self._keeper,
+            HookFiles(paths.nodes),
+            history,
+            self._undo,
+            end_self=_end_self,
+        )
         self._faults = FaultCore(plan.faults, done=_already_fired(Tail(paths.history)))
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="bringup")
         self._job: Future[None] | None = None
@@ -172,6 +184,11 @@ class Hostd:
                 self._runner.perform(action)
             if event.event == "run_finished" and self._finished_at is None:
                 self._finished_at = now
+        for device in self._faults.watched():
+            counter = self._keeper.sent_bytes(device)
+            if counter is not None:
+                for action in self._faults.sent(device, counter, time.monotonic()):
+                    self._runner.perform(action)
         for action in self._faults.tick(time.monotonic()):
             self._runner.perform(action)
         self._runner.tick()
@@ -279,6 +296,11 @@ class Hostd:
             # Whoever drives the run may have removed it a moment ago.
             with contextlib.suppress(DockerProblem):
                 self._docker.stop(broker)
+
+
+def _end_self() -> None:
+    """As a crash would: nothing is closed, nothing is said. Docker starts hostd again."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _already_fired(own: Tail) -> list[str]:

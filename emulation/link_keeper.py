@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 from emulation.commands import CommandError
 from emulation.cpu import host_busy_s
@@ -24,6 +25,7 @@ from topology.plan import DevicePlan, Link, Plan
 VANISHED = (NamespaceError, CommandError, LookupError, QueueError, OSError)
 # Something else on the host can spoil a measurement, never improve it: links out of tolerance are measured again.
 MEASURE_ATTEMPTS = 3
+NET = Path("/sys/class/net")
 CONGESTION = "net.ipv4.tcp_congestion_control"
 
 
@@ -124,6 +126,16 @@ class LinkKeeper:
         """A link that is down passes nothing."""
         ends = self._ends.get(device)
         return ends is not None and cut.passes(ends, way, getattr(self._links[device], way))
+
+    def sent_bytes(self, device: str) -> int | None:
+        """What has come out of the device so far, framing included: received at the host's end of its veth."""
+        ends = self._ends.get(device)
+        if ends is None:
+            return None
+        try:
+            return int((NET / ends.host_interface / "statistics" / "rx_bytes").read_text())
+        except (OSError, ValueError):
+            return None  # its container has just ended
 
     def measure(
         self, devices: Iterable[str], *, ways: Iterable[Direction] = DIRECTIONS, rates: bool = True

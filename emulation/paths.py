@@ -18,8 +18,12 @@ class RunPaths:
         return self.root / "plan.json"
 
     @property
+    def nodes(self) -> Path:
+        return self.root / "nodes"
+
+    @property
     def own(self) -> Path:
-        return self.root / "nodes" / "hostd"
+        return self.nodes / "hostd"
 
     @property
     def history(self) -> Path:

@@ -275,16 +275,10 @@ def empty_record(plan: Plan) -> Record:
             id=fault.id,
             kind=fault.kind,
             targets=list(fault.targets),
-            trigger=_trigger_text(fault.trigger.at_s, fault.trigger.round, fault.trigger.state),
+            trigger=fault.trigger.text,
             heal_after_s=fault.heal_after_s,
         )
     return record
-
-
-def _trigger_text(at_s: float | None, round_: int | None, state: str | None) -> str:
-    if at_s is not None:
-        return f"{at_s:g} s after the first round opened"
-    return f"round {round_} {state or ''}".strip() if round_ is not None else ""
 
 
 def span(record: Record, events: list[Event], trusted: frozenset[str]) -> None:

@@ -1,179 +1,132 @@
-"""The faults a file may ask for: what may be written. What they do is in `emulation.faults`, under the same
-names.
+"""Faults as written, resolved to those of a plan: targets picked, churn and random plans drawn.
 
-A new fault is one class here, entered into FAULTS; the key of the entry is the key in the file.
+Same seed, same plan.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import random
-import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
-from pydantic import Field, PlainValidator, WithJsonSchema, create_model
+from msgspec import structs
 
-from topology.fields import Strict, Wait, problem
-from topology.plan import FaultParams
+from topology.plan import FaultPlan, Trigger
+from topology.plan.faults import contradict
+from topology.schema import Topology
+from topology.schema.faults import FAULTS, Churn, Fault, Member, Random, members
 
-Direction = Literal["both", "up", "down"]
-TriggerState = Literal["training", "collecting", "closed"]
-TRIGGER_STATES: tuple[TriggerState, ...] = ("training", "collecting", "closed")
-_WHEN = re.compile(r"^round ([1-9][0-9]{0,5}) (\w+)$", re.ASCII)
-_PATTERN = r"^[a-z0-9*?\[\]!-]+$"
-
-
-class When(NamedTuple):
-    """`round 3 training`: fires when the round enters the state."""
-
-    round: int
-    state: TriggerState
+GENERATED_MAX = 2_000  # faults of one entry; a run has some hundred rounds
+REDRAWS_MAX = 100  # of a random fault that contradicts another before it is left out
+DOWN_S_MIN = 0.5  # hostd needs a turn to apply and one to heal
 
 
-def parse_when(value: object) -> When:
-    if isinstance(value, When):
-        return value
-    match = _WHEN.match(" ".join(str(value).split()))
-    if match is None or match[2] not in TRIGGER_STATES:
-        raise problem(
-            "not a trigger", f"write it like `round 3 training`; states: {', '.join(TRIGGER_STATES)}"
+def plans_of(topology: Topology, index: int) -> list[FaultPlan]:
+    """The faults of one entry. Each draws from a generator of its own, so that adding one does not move the others."""
+    fault, fleet = topology.faults[index], members(topology.devices)
+    rng = random.Random(f"edgerig/{topology.seed}/fault/{index + 1}")
+    spec = fault.spec
+    if isinstance(spec, Churn):
+        return _churn(spec, fault, index, fleet, rng)
+    if isinstance(spec, Random):
+        own = rng if spec.seed is None else random.Random(f"edgerig/{spec.seed}/random")
+        return _random(spec, fault, index, fleet, own)
+    targets = tuple(spec.targets(fleet, rng))
+    return [
+        FaultPlan(
+            id=f"{fault.kind}-{index + 1}",
+            kind=fault.kind,
+            trigger=fault.when or Trigger(at_s=fault.at),
+            targets=targets,
+            heal_after_s=fault.heal_after,
+            params=spec.params(targets, topology.devices),
+            entry=index,
         )
-    return When(int(match[1]), cast(TriggerState, match[2]))
-
-
-WhenField = Annotated[
-    When,
-    PlainValidator(parse_when),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "pattern": rf"^round [1-9][0-9]* ({'|'.join(TRIGGER_STATES)})$",
-            "examples": ["round 3 training"],
-        }
-    ),
-]
-
-
-class DeviceFault(Strict):
-    """A fault of devices: a name or glob; all that match, or `count` of them picked by the seed."""
-
-    device: Annotated[
-        str,
-        Field(
-            pattern=_PATTERN,
-            max_length=63,
-            description="A device name or a glob.",
-            examples=["pi4-3", "zero-*"],
-        ),
     ]
-    count: Annotated[
-        int | None, Field(ge=1, description="How many of them, picked by the seed; all without it.")
-    ] = None
-
-    def matches(self, devices: Sequence[str]) -> list[str]:
-        return [name for name in devices if fnmatch.fnmatchcase(name, self.device)]
-
-    def targets(self, devices: Sequence[str], rng: random.Random) -> list[str]:
-        """Which devices are hit, in the fleet's order."""
-        found = self.matches(devices)
-        if self.count is None or self.count >= len(found):
-            return found
-        chosen = set(rng.sample(found, self.count))
-        return [name for name in found if name in chosen]
-
-    def params(self) -> FaultParams:
-        """What the fault needs besides its targets."""
-        return FaultParams()
 
 
-class Kill(DeviceFault):
-    """SIGKILL of the device's agent; healing starts it again in a fresh namespace."""
+def _churn(
+    spec: Churn, fault: Fault, index: int, fleet: Sequence[Member], rng: random.Random
+) -> list[FaultPlan]:
+    """Per device: up for an exponential time, down for another one, and so on."""
+    found: list[FaultPlan] = []
+    for device in spec.targets(fleet, rng):
+        now = rng.expovariate(1 / spec.every)
+        while now < spec.during and len(found) < GENERATED_MAX:
+            down_s = max(DOWN_S_MIN, rng.expovariate(1 / spec.down))
+            found.append(_drawn(spec.fault, device, (fault.at or 0.0) + now, down_s))
+            now += down_s + rng.expovariate(1 / spec.every)
+    return _numbered(found, "churn", index)
 
 
-class Stop(DeviceFault):
-    """SIGTERM, then SIGKILL after ten seconds; healing starts it again in a fresh namespace."""
+def _random(
+    spec: Random, fault: Fault, index: int, fleet: Sequence[Member], rng: random.Random
+) -> list[FaultPlan]:
+    """So many faults; one that contradicts an earlier one is drawn again, and left out when that does not help."""
+    found: list[FaultPlan] = []
+    for _ in range(spec.count):
+        for _ in range(REDRAWS_MAX):
+            at_s = (fault.at or 0.0) + rng.uniform(0, spec.during)
+            lasts_s = max(DOWN_S_MIN, rng.expovariate(1 / spec.heal_after))
+            drawn = _drawn(rng.choice(spec.kinds), rng.choice(fleet).name, at_s, lasts_s)
+            if not any(clash(drawn, other) for other in found):
+                found.append(drawn)
+                break
+    return _numbered(found, "random", index)
 
 
-class Restart(DeviceFault):
-    """Stopped and started at once."""
+def _drawn(kind: str, device: str, at_s: float, lasts_s: float) -> FaultPlan:
+    params = FAULTS[kind].model_validate({"device": device}).params([device], {})
+    heal = None if kind == "restart" else round(lasts_s, 3)
+    trigger = Trigger(at_s=round(at_s, 3))
+    return FaultPlan(id="", kind=kind, trigger=trigger, targets=(device,), heal_after_s=heal, params=params)
 
 
-class Pause(DeviceFault):
-    """Frozen with its connections open, as a device that hangs; healing thaws it."""
+def _numbered(found: list[FaultPlan], name: str, index: int) -> list[FaultPlan]:
+    found.sort(key=lambda plan: cast(float, plan.trigger.at_s))
+    return [
+        structs.replace(plan, id=f"{name}-{index + 1}-{number:03d}", entry=index)
+        for number, plan in enumerate(found, start=1)
+    ]
 
 
-class CpuSlowdown(DeviceFault):
-    """The quota times `factor`, live."""
-
-    factor: Annotated[float, Field(gt=0, lt=1, description="What is left of the quota.", examples=[0.25])] = (
-        0.25
-    )
-
-    def params(self) -> FaultParams:
-        return FaultParams(cpus_factor=self.factor)
+# --- contradictions -----------------------------------------------------------------------------------------
 
 
-class Partition(DeviceFault):
-    """Nothing passes between device and broker, both ways or one."""
+def clash(one: FaultPlan, other: FaultPlan) -> str:
+    """A target on which the two would surely be in force at once and cannot be, or an empty string.
 
-    direction: Annotated[Direction, Field(description="Which way is cut, seen from the device.")] = "both"
-
-    def params(self) -> FaultParams:
-        return FaultParams(direction=self.direction)
-
-
-class Flap(Partition):
-    """The link is cut for one half of each period and whole for the other."""
-
-    period: Annotated[Wait, Field(description="Of one cut and one mend.", examples=["4 s"])] = 4.0
-
-    def params(self) -> FaultParams:
-        return FaultParams(direction=self.direction, period_s=self.period)
+    Known are times from times, and faults that wait for the same event; the rest shows only when it happens, and the
+    executor refuses it then.
+    """
+    if not (_strikes_into(one, other) or _strikes_into(other, one)):
+        return ""
+    return next((target for target in one.targets if target in other.targets), "")
 
 
-FAULTS: dict[str, type[DeviceFault]] = {
-    "kill": Kill,
-    "stop": Stop,
-    "restart": Restart,
-    "pause": Pause,
-    "cpu_slowdown": CpuSlowdown,
-    "partition": Partition,
-    "flap": Flap,
-}
+def _strikes_into(new: FaultPlan, in_force: FaultPlan) -> bool:
+    begin, since = new.trigger.at_s, in_force.trigger.at_s
+    if begin is None or since is None:
+        together = new.trigger == in_force.trigger
+    else:
+        together = since <= begin < _end(in_force, since)
+    return together and contradict(new.kind, in_force.kind)
 
 
-class FaultBase(Strict):
-    """When one fault strikes and when it heals. Exactly one of `at` and `when`."""
-
-    at: Annotated[Wait | None, Field(description="Time after the first round opened.")] = None
-    when: Annotated[WhenField | None, Field(description="The round and state that set it off.")] = None
-    heal_after: Annotated[
-        Wait | None, Field(description="Healed this long after it struck; never without it.")
-    ] = None
-
-    @property
-    def kinds(self) -> list[str]:
-        return [kind for kind in FAULTS if getattr(self, kind) is not None]
-
-    @property
-    def kind(self) -> str:
-        """The one fault of this entry; validation made sure that there is exactly one."""
-        return self.kinds[0]
-
-    @property
-    def spec(self) -> DeviceFault:
-        return cast(DeviceFault, getattr(self, self.kind))
+def _end(plan: FaultPlan, begin: float) -> float:
+    if plan.kind == "restart":
+        return begin + DOWN_S_MIN
+    return begin + plan.heal_after_s if plan.heal_after_s is not None else float("inf")
 
 
-if TYPE_CHECKING:
-
-    class Fault(FaultBase):
-        """One planned fault."""
-
-else:
-    _kinds = {
-        kind: (Annotated[spec | None, Field(description=" ".join(spec.__doc__.split()))], None)
-        for kind, spec in FAULTS.items()
-    }
-    Fault = create_model("Fault", __base__=FaultBase, __doc__="One planned fault.", **_kinds)
+def contradictions(
+    topology: Topology, whole: Callable[[Fault], bool]
+) -> Iterator[tuple[FaultPlan, FaultPlan, str]]:
+    """Every pair that contradicts, the later one first, among the entries that are `whole`."""
+    seen: list[FaultPlan] = []
+    for index, fault in enumerate(topology.faults):
+        if not whole(fault):
+            continue
+        for plan in plans_of(topology, index):
+            yield from ((plan, other, target) for other in seen if (target := clash(plan, other)))
+            seen.append(plan)

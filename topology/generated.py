@@ -9,6 +9,7 @@ from typing import Any
 
 from topology.profiles import LINKS
 from topology.schema import Topology
+from topology.schema.faults import FAULTS
 
 SCHEMA_PATH = "topology/schema.json"
 
@@ -32,6 +33,10 @@ def json_schema() -> dict[str, Any]:
     group["link"] = {"anyOf": [{"type": "string", "enum": [*LINKS]}, {"$ref": "#/$defs/LinkSpec"}]}
     schema["properties"]["model"] = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Model"}]}
     definitions["Uplink"]["properties"]["sparsify"]["anyOf"].insert(0, {"const": "none"})
+    for kind, spec in FAULTS.items():
+        if not any(field.is_required() for field in spec.model_fields.values()):
+            short = {"type": "string", "description": "A device, glob, broker, one, majority or everyone."}
+            definitions["Fault"]["properties"][kind]["anyOf"].insert(0, short)
     return {"$schema": "http://json-schema.org/draft-07/schema#", **_plain(schema)}
 
 

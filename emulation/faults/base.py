@@ -7,6 +7,7 @@ from typing import Protocol
 
 from emulation.docker_host import Container
 from emulation.links.base import Direction
+from history.events import Event
 from topology.plan import FaultParams, Link
 
 
@@ -33,6 +34,20 @@ class Machines(Protocol):
 
     def set_quota(self, container: Container, cores: float, period_us: int) -> None: ...
 
+    def exhaust_memory(self, container: Container) -> None:
+        """Start taking the container's memory, until the kernel kills what runs in it."""
+        ...
+
+    def release_memory(self, container: Container) -> None: ...
+
+    def run_inside(self, container: Container, program: str, arguments: list[str]) -> None:
+        """Start a Python program with the container's own rights; it ends with the container or with `stop_inside`."""
+        ...
+
+    def running_inside(self, container: Container) -> bool: ...
+
+    def stop_inside(self, container: Container) -> None: ...
+
 
 class Links(Protocol):
     """What faults do to links (`emulation.link_keeper.LinkKeeper`, or a fake). `device` must be in force."""
@@ -58,14 +73,28 @@ class Links(Protocol):
         ...
 
 
+class Behaviours(Protocol):
+    """What devices are told to do wrong (`emulation.behaviours.HookFiles`, or a fake)."""
+
+    def tell(self, device: str, fault: str, kind: str, params: FaultParams) -> None: ...
+
+    def untell(self, device: str, fault: str) -> None: ...
+
+    def says(self, device: str, event: str) -> list[Event]:
+        """The device's own events of this name, the oldest first."""
+        ...
+
+
 @dataclass(frozen=True)
 class Tools:
-    """What a fault is given. `quota` is (cores, period_us) of a device as planned."""
+    """What a fault is given. `quotas` are (cores, period_us) of the devices as planned; `fault` is its id."""
 
     machines: Machines
     links: Links
     params: FaultParams
     quotas: dict[str, tuple[float, int]]
+    behaviours: Behaviours
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,6 +115,7 @@ class Fault(Protocol):
     restarts: bool  # whether healing starts a container anew: not done once the run is over
     one_shot: bool  # whether the fault is over as soon as it is applied, and healing only notes it
     devices_only: bool  # whether a service (the broker) can be no target
+    verify_wait_s: float  # how long it may take to be seen; 0 is the runner's own wait
 
     def apply(self, tools: Tools, target: str) -> None: ...
 
@@ -104,6 +134,7 @@ class FaultBase:
     restarts = False
     one_shot = False
     devices_only = False
+    verify_wait_s = 0.0
 
     def tick(self, tools: Tools, target: str, since_s: float) -> None:
         """Nothing happens between apply and heal."""

@@ -14,6 +14,10 @@ Trigger semantics
   at least one target that is a device still has an open task: a fault meant to hit mid-round must overlap a
   task of its target.
 - `round N closed`: `round_closed` of round N.
+- `P % of bytes sent`: of an update that a target offered, so much has left the device, by the packet counters of its
+  link, while the coordinator does not have it whole. Counters are read every turn, so an upload of less than two
+  turns (0.1 s) may be over before it is seen; then the next upload is waited for.
+- `N updates merged`, `version N`: the commit with which the number is reached.
 
 A target that was not chosen for round N, or had finished before the fault could hit it, does not make the
 fault vanish: the trigger stays armed for the first later round in which it can hold.
@@ -55,6 +59,15 @@ class Heal:
 
 
 @dataclass
+class _Upload:
+    """An update on its way: its size, and the device's counter when it was granted."""
+
+    task: str
+    bytes: int
+    sent_before: int
+
+
+@dataclass
 class _Round:
     number: int
     cohort: frozenset[str]
@@ -81,6 +94,10 @@ class FaultCore:
         self._began_s: float | None = None
         self._rounds: dict[int, _Round] = {}
         self._task_agents: dict[str, tuple[str, int]] = {}
+        self._merged = self._version = 0
+        self._offered: dict[str, int] = {}  # task -> bytes
+        self._uploads: dict[str, _Upload] = {}  # device -> what it sends
+        self._sent: dict[str, int] = {}  # device -> its counter when last looked at
 
     @property
     def armed(self) -> tuple[FaultPlan, ...]:
@@ -95,6 +112,42 @@ class FaultCore:
         """Take over a fault that an earlier executor applied and did not heal."""
         self._armed = [other for other in self._armed if other.id != fault.id]
         self._heals.append((heal_due_s, fault))
+
+    def inject(self, fault: FaultPlan, now: float) -> Apply:
+        """A fault by hand: it strikes at once and heals like any other."""
+        return self._start(fault, now, now, max(self._open_rounds(), default=None))
+
+    def heal_now(self, fault_id: str) -> Heal | None:
+        """A heal by hand, before its time; None when no such fault is in force."""
+        found = next((fault for _, fault in self._heals if fault.id == fault_id), None)
+        if found is None:
+            return None
+        self._heals = [entry for entry in self._heals if entry[1].id != fault_id]
+        return Heal(found)
+
+    def watched(self) -> frozenset[str]:
+        """Devices whose count of sent bytes an armed fault waits for: `sent` wants to be told."""
+        waiting = (fault for fault in self._armed if fault.trigger.bytes_share is not None)
+        return frozenset(target for fault in waiting for target in fault.targets)
+
+    def sent(self, device: str, counter: int, now: float) -> list[Apply | Heal]:
+        """How many bytes have left the device so far, by its link's counter; one that began anew knows no upload."""
+        upload = self._uploads.get(device)
+        if counter < self._sent.get(device, 0):
+            self._uploads.pop(device, None)
+            upload = None
+        self._sent[device] = counter
+        if upload is None or not upload.bytes:
+            return []
+        share = (counter - upload.sent_before) / upload.bytes
+        number = self._task_agents.get(upload.task, ("", -1))[1]
+        return [
+            self._start(fault, now, now, number if number >= 0 else None)
+            for fault in list(self._armed)
+            if fault.trigger.bytes_share is not None
+            and device in fault.targets
+            and share >= fault.trigger.bytes_share
+        ]
 
     def handle(self, event: Event, now: float) -> list[Apply | Heal]:
         """Take one event of the coordinator's history; events of other kinds are ignored."""
@@ -127,6 +180,8 @@ class FaultCore:
         self._task_agents = {t: (a, n) for t, (a, n) in self._task_agents.items() if n >= number - 1}
 
     def _task_opened(self, event: Event) -> None:
+        if self._began_s is None:  # schedules without rounds begin with a task
+            self._began_s = event.mono_s
         number, agent = _number(event.get("round")), str(event.get("agent"))
         self._task_agents[str(event.get("task"))] = (agent, number)
         if number in self._rounds:
@@ -146,12 +201,32 @@ class FaultCore:
 
     def _update_offered(self, event: Event) -> None:
         agent, current = self._locate(event)
+        self._offered[str(event.get("task"))] = _number(event.get("bytes"))
         if current is not None:
             current.offered = True
             current.now_training.discard(agent)
 
+    def _update_granted(self, event: Event) -> None:
+        task, agent = str(event.get("task")), str(event.get("agent"))
+        size = max(0, self._offered.get(task, 0))
+        self._uploads[agent] = _Upload(task, size, self._sent.get(agent, 0))
+
+    def _update_received(self, event: Event) -> None:
+        """Whole: what is sent from here on is no part of it."""
+        self._uploads.pop(str(event.get("agent")), None)
+        self._offered.pop(str(event.get("task")), None)
+
+    def _version_committed(self, event: Event) -> None:
+        updates = event.get("updates")
+        self._merged += len(updates) if isinstance(updates, list | tuple) else 0
+        self._version = max(self._version, _number(event.get("version")))
+
     def _task_closed(self, event: Event) -> None:
         agent, current = self._locate(event)
+        self._offered.pop(str(event.get("task")), None)
+        upload = self._uploads.get(agent)
+        if upload is not None and upload.task == str(event.get("task")):
+            del self._uploads[agent]
         if current is not None:
             current.open_tasks.discard(agent)
             current.now_training.discard(agent)
@@ -173,7 +248,17 @@ class FaultCore:
             hit = self._hit_round(fault)
             if hit is not None:
                 fired.append(self._start(fault, since, now, hit))
+            elif self._reached(fault.trigger):
+                fired.append(self._start(fault, since, now, max(self._open_rounds(), default=None)))
         return fired
+
+    def _reached(self, trigger: Trigger) -> bool:
+        if trigger.version is not None:
+            return self._version >= trigger.version
+        return trigger.updates_merged is not None and self._merged >= trigger.updates_merged
+
+    def _open_rounds(self) -> list[int]:
+        return [current.number for current in self._rounds.values() if not current.closed]
 
     def _fire_timed(self, now: float) -> list[Apply | Heal]:
         if self._began_s is None:
@@ -181,9 +266,8 @@ class FaultCore:
         fired: list[Apply | Heal] = []
         for fault in list(self._armed):
             if fault.trigger.at_s is not None and now >= self._began_s + fault.trigger.at_s:
-                open_rounds = [r.number for r in self._rounds.values() if not r.closed]
                 due = self._began_s + fault.trigger.at_s
-                fired.append(self._start(fault, due, now, max(open_rounds, default=None)))
+                fired.append(self._start(fault, due, now, max(self._open_rounds(), default=None)))
         return fired
 
     def _start(self, fault: FaultPlan, since: float, now: float, number: int | None) -> Apply:
@@ -235,6 +319,9 @@ _RULES: dict[str, Callable[[FaultCore, Event], None]] = {
     "task_opened": FaultCore._task_opened,
     "task_progress": FaultCore._task_progress,
     "update_offered": FaultCore._update_offered,
+    "update_granted": FaultCore._update_granted,
+    "update_received": FaultCore._update_received,
+    "version_committed": FaultCore._version_committed,
     "task_closed": FaultCore._task_closed,
     "round_closed": FaultCore._round_closed,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from emulation.faults.base import FaultBase, FaultProblem, Seen, Tools
 from topology.plan import Link
 
@@ -14,12 +16,18 @@ class LinkChange(FaultBase):
         self._wrong: dict[str, list[str]] = {}
 
     def apply(self, tools: Tools, target: str) -> None:
-        up, down = tools.params.up, tools.params.down
-        if up is None and down is None:
-            raise FaultProblem("link_change: neither up nor down is given, nothing would change")
         now = tools.links.link(target)
-        changed = Link(name=f"{now.name}, changed", up=up or now.up, down=down or now.down)
-        self._wrong[target] = tools.links.change(target, changed)
+        self._wrong[target] = tools.links.change(target, self._changed(tools, target, now))
+
+    @staticmethod
+    def _changed(tools: Tools, target: str, now: Link) -> Link:
+        """The target's own new link, or shapes that hold for all targets."""
+        params = tools.params
+        if target in params.links:
+            return msgspec.structs.replace(params.links[target], name=f"{now.name}, changed")
+        if params.up is None and params.down is None:
+            raise FaultProblem("link_change: neither up nor down is given, nothing would change")
+        return Link(name=f"{now.name}, changed", up=params.up or now.up, down=params.down or now.down)
 
     def verify(self, tools: Tools, target: str) -> Seen:
         """What was read back after the change: every parameter as the kernel has it."""

@@ -136,3 +136,74 @@ def test_broken_fields_are_no_trigger() -> None:
         event("round_closed", 2.0, round="x"),
     ]
     assert feed(core, *broken) == []
+
+
+def granted(number: int, agent: str, at: float, size: int) -> list[Event]:
+    task = f"r{number}-{agent}"
+    return [
+        event("update_offered", at, task=task, agent=agent, bytes=size),
+        event("update_granted", at, task=task, agent=agent),
+    ]
+
+
+def test_a_share_of_the_bytes_counts_from_the_grant_of_the_target_alone() -> None:
+    core = FaultCore([kill(Trigger(bytes_share=0.4), "a")])
+    assert core.watched() == {"a"}
+    feed(core, *round_opened(1, 0.0, "a", "b"))
+    assert core.sent("a", 50_000, 1.0) == []  # the model's acknowledgements, before any upload
+    feed(core, *granted(1, "b", 1.5, 10_000), *granted(1, "a", 2.0, 10_000))
+    assert core.sent("b", 90_000, 2.1) == []
+    assert core.sent("a", 53_999, 2.2) == []
+    (apply,) = core.sent("a", 54_000, 2.3)
+    assert isinstance(apply, Apply)
+    assert apply.round == 1
+    assert core.watched() == frozenset()
+
+
+def test_an_upload_that_was_over_before_it_was_seen_is_not_hit_and_the_next_one_is() -> None:
+    core = FaultCore([kill(Trigger(bytes_share=0.4), "a")])
+    feed(core, *round_opened(1, 0.0, "a"))
+    core.sent("a", 1_000, 0.5)
+    feed(core, *granted(1, "a", 1.0, 10_000), event("update_received", 1.1, task="r1-a", agent="a"))
+    assert core.sent("a", 20_000, 1.2) == []
+    feed(core, *round_opened(2, 2.0, "a"), *granted(2, "a", 3.0, 10_000))
+    assert len(core.sent("a", 24_000, 3.1)) == 1
+
+
+def test_a_counter_that_begins_anew_is_no_upload() -> None:
+    core = FaultCore([kill(Trigger(bytes_share=0.1), "a")])
+    core.sent("a", 9_000, 0.5)
+    feed(core, *round_opened(1, 0.0, "a"), *granted(1, "a", 1.0, 10_000))
+    assert core.sent("a", 100, 2.0) == []  # restarted: another veth
+    assert core.sent("a", 9_000, 3.0) == []
+
+
+def committed(version: int, at: float, updates: int) -> Event:
+    return event("version_committed", at, version=version, updates=[{"task": str(n)} for n in range(updates)])
+
+
+def test_updates_merged_and_versions_fire_with_the_commit_that_reaches_them() -> None:
+    core = FaultCore(
+        [
+            kill(Trigger(updates_merged=5), "a", fault_id="five"),
+            kill(Trigger(version=3), "a", fault_id="third"),
+        ]
+    )
+    assert feed(core, committed(1, 1.0, 3)) == []
+    (five,) = feed(core, committed(2, 2.0, 2), late=0.2)
+    (third,) = feed(core, committed(3, 3.0, 2))
+    assert isinstance(five, Apply)
+    assert isinstance(third, Apply)
+    assert (five.fault.id, third.fault.id) == ("five", "third")
+    assert abs(five.lateness_s - 0.2) < 1e-9
+
+
+def test_a_fault_by_hand_strikes_at_once_and_is_healed_in_time_or_by_hand() -> None:
+    core = FaultCore([])
+    feed(core, *round_opened(4, 0.0, "a"))
+    apply = core.inject(kill(Trigger(), "a", heal=5.0, fault_id="hand"), 10.0)
+    assert (apply.round, apply.lateness_s) == (4, 0.0)
+    assert core.tick(14.9) == []
+    assert core.heal_now("other") is None
+    assert core.heal_now("hand") == Heal(apply.fault)
+    assert core.tick(16.0) == []

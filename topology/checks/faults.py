@@ -1,4 +1,4 @@
-"""Faults: whole, with targets, in time."""
+"""Faults: whole, with targets, in time, not against each other."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ from collections.abc import Iterator
 
 from topology.checks.registry import Problem, check
 from topology.errors import Path, did_you_mean
-from topology.faults import FAULTS
+from topology.faults import contradictions
 from topology.schema import Topology
+from topology.schema.faults import FAULTS, GENERATORS, Aim, Fault, FaultSpec, members
+from topology.schema.faults.link import LinkChange
+
+FAULTS_MAX = 5_000  # of a plan, those that were drawn included
+
+
+def is_whole(fault: Fault) -> bool:
+    """Exactly one kind, and exactly one trigger where it has one of its own."""
+    return len(fault.kinds) == 1 and (fault.generated or (fault.at is None) != (fault.when is None))
 
 
 @check("faults")
@@ -16,42 +25,116 @@ def faults_are_whole(topology: Topology) -> Iterator[Problem]:
     for index, fault in enumerate(topology.faults):
         path: Path = ("faults", index)
         if not fault.kinds:
-            yield Problem(path, "no fault is named", f"one of: {', '.join(FAULTS)}")
+            yield Problem(path, "no fault is named", f"one of: {', '.join((*FAULTS, *GENERATORS))}")
         elif len(fault.kinds) > 1:
             yield Problem(path, f"more than one fault: {', '.join(fault.kinds)}", "one entry for each")
+        elif fault.generated:
+            yield from _generated_alone(fault, path)
+            continue
         if (fault.at is None) == (fault.when is None):
             yield Problem(
                 path, "exactly one of `at` and `when` is wanted", "at: 40 s, or when: round 3 training"
             )
 
 
+def _generated_alone(fault: Fault, path: Path) -> Iterator[Problem]:
+    for key in ("when", "heal_after"):
+        if getattr(fault, key) is not None:
+            hint = "`at` is when it begins; the first round without it"
+            yield Problem((*path, key), f"`{fault.kind}` draws its own times", hint)
+
+
+@check("faults")
+def faults_are_aimed(topology: Topology) -> Iterator[Problem]:
+    for index, fault in enumerate(topology.faults):
+        for kind in fault.kinds:
+            spec, path = getattr(fault, kind), ("faults", index, kind)
+            if not isinstance(spec, Aim):
+                continue
+            if not spec.named_by:
+                yield Problem((*path, "device"), "required, but missing", "or a group, profile or service")
+            elif len(spec.named_by) > 1:
+                yield Problem(path, f"more than one of {', '.join(spec.named_by)}", "one of them says whom")
+            if spec.count is not None and spec.pick is not None:
+                yield Problem(path, "both `count` and `pick`", "one of them says how many")
+
+
 @check("faults", "devices")
 def faults_have_targets(topology: Topology) -> Iterator[Problem]:
-    names = topology.device_names
     for index, fault in enumerate(topology.faults):
         for kind in fault.kinds:
             spec = getattr(fault, kind)
-            found = spec.matches(names)
-            if not found:
-                yield Problem(
-                    ("faults", index, kind, "device"),
-                    "matches no device",
-                    did_you_mean(spec.device, _examples(names)),
-                )
-            elif spec.count is not None and spec.count > len(found):
-                yield Problem(
-                    ("faults", index, kind, "count"), f"only {len(found)} devices match {spec.device!r}"
-                )
+            if isinstance(spec, Aim) and len(spec.named_by) == 1:
+                yield from _aimed(spec, topology, ("faults", index, kind))
 
 
-@check("faults", "training")
+def _aimed(spec: Aim, topology: Topology, path: Path) -> Iterator[Problem]:
+    fleet, key = members(topology.devices), spec.named_by[0]
+    if spec.service is not None:
+        if spec.service not in spec.services:
+            able = ", ".join(sorted(spec.services))
+            hint = f"it can hit devices and {able}" if able else "it can hit devices only"
+            yield Problem((*path, key), f"this fault cannot hit the {spec.service}", hint)
+        return
+    found = spec.matches(fleet)
+    if not found:
+        names = [*topology.devices] if key == "group" else [member.name for member in fleet]
+        known = sorted({member.profile for member in fleet}) if key == "profile" else names
+        hint = did_you_mean(str(getattr(spec, key)), _examples(known))
+        yield Problem((*path, key), "matches no device", hint)
+    elif spec.count is not None and spec.count > len(found):
+        yield Problem((*path, "count"), f"only {len(found)} devices match {getattr(spec, key)!r}")
+
+
+@check("faults", "training", "devices", "policy")
 def faults_come_in_time(topology: Topology) -> Iterator[Problem]:
     rounds = topology.training.rounds
+    updates = rounds * min(topology.policy.cohort or len(topology.device_names), len(topology.device_names))
     for index, fault in enumerate(topology.faults):
-        if fault.when is not None and fault.when.round > rounds:
+        path, when = ("faults", index, "when"), fault.when
+        if when is None:
+            continue
+        if max(when.round or 0, when.version or 0) > rounds:
+            yield Problem(path, f"the run ends after round {rounds}", f"from 1 to {rounds}")
+        elif when.updates_merged is not None and when.updates_merged > updates:
+            yield Problem(path, f"the run merges at most {updates} updates", f"from 1 to {updates}")
+
+
+@check("faults", "devices")
+def faults_do_something(topology: Topology) -> Iterator[Problem]:
+    """What is written and would change nothing, or never the way it says."""
+    for index, fault in enumerate(topology.faults):
+        if not is_whole(fault):
+            continue
+        path, spec = ("faults", index), fault.spec
+        if isinstance(spec, LinkChange) and not spec.link.model_fields_set:
             yield Problem(
-                ("faults", index, "when"), f"the run ends after round {rounds}", f"a round from 1 to {rounds}"
+                (*path, "link_change", "link"), "nothing would change", "a profile, or up: 200 kbit/s"
             )
+        if isinstance(spec, FaultSpec) and spec.service == "hostd" and fault.heal_after is not None:
+            yield Problem((*path, "heal_after"), "hostd comes back by itself", "leave it out")
+        if fault.when is not None and fault.when.bytes_share is not None and _is_service(spec):
+            yield Problem((*path, "when"), "a service sends no update", "a trigger of another kind")
+
+
+def _is_service(spec: object) -> bool:
+    return isinstance(spec, Aim) and spec.service is not None
+
+
+@check("faults", "devices", "links")
+def faults_do_not_contradict(topology: Topology) -> Iterator[Problem]:
+    if any(True for found in (faults_are_aimed, faults_have_targets) for _ in found(topology)):
+        return  # who is hit is not known
+    told = set()
+    for later, earlier, target in contradictions(topology, is_whole):
+        if (later.entry, earlier.entry) in told:
+            continue
+        told.add((later.entry, earlier.entry))
+        yield Problem(
+            ("faults", later.entry),
+            f"{later.kind} contradicts {earlier.kind} of faults[{earlier.entry}], which is in force on {target} then",
+            "other times, another trigger, or a heal_after before the second strikes",
+        )
 
 
 def _examples(names: list[str]) -> list[str]:

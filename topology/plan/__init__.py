@@ -12,7 +12,7 @@ from __future__ import annotations
 from topology.plan.agent import AgentConfig
 from topology.plan.compression import CompressionPlan, UplinkPlan
 from topology.plan.devices import DevicePlan, Link, NetworkPlan, Shape, Tolerance
-from topology.plan.faults import FaultParams, FaultPlan, Trigger
+from topology.plan.faults import FaultParams, FaultPlan, Trigger, TriggerState
 from topology.plan.learning import (
     DataPlan,
     ModelPlan,
@@ -48,6 +48,7 @@ __all__ = [
     "Tolerance",
     "TrainingPlan",
     "Trigger",
+    "TriggerState",
     "UplinkPlan",
     "dump_plan",
     "load_plan",

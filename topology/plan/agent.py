@@ -6,12 +6,16 @@ from typing import Literal
 
 from msgspec import Struct
 
+# The one file through which hostd tells an agent to do wrong, in its state folder (docs/faults.md).
+HOOK_NAME = "faults.json"
+
 
 class AgentConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one device is told about itself: the file `agent.yaml`, in a container as on a Raspberry Pi.
 
     Paths are relative to the file's own folder unless absolute. `uplink_bit_s` bounds the bytes in flight to one
     second of the link; 0 means unknown (then a cautious 1 Mbit/s is assumed). An empty `gate` means: no link gate.
+    `hook` is for experiments: a file that tells the agent to do wrong; empty, as on every real device, means none.
     """
 
     run: str
@@ -26,6 +30,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     shard: str
     state: str
     gate: str = ""
+    hook: str = ""
     gate_wait_s: float = 180.0
     threads: int = 1
     uplink_bit_s: int = 0

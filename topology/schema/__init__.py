@@ -7,7 +7,7 @@ single key can know, and `topology.compile` resolves the rest into a plan. The m
 
 from __future__ import annotations
 
-from topology.schema.base import DEVICES_MAX, GROUP, GROUP_LENGTH_MAX
+from topology.schema.base import DEVICES_MAX, GROUP, GROUP_LENGTH_MAX, device_name
 from topology.schema.compression import Compression, Downlink, Sparsify, Uplink
 from topology.schema.data import Data, Partition
 from topology.schema.devices import DeviceGroup, LinkSpec, Network, ToleranceSpec
@@ -15,7 +15,7 @@ from topology.schema.learning import Optimizer, Schedule, Training
 from topology.schema.merge import Merge
 from topology.schema.model import Feed, Model
 from topology.schema.policy import Policy
-from topology.schema.run import Topology, device_name
+from topology.schema.run import Topology
 
 __all__ = [
     "DEVICES_MAX",

@@ -39,3 +39,8 @@ def enum_of(names: Iterable[str]) -> dict[str, JsonValue]:
 
 
 GroupName = Annotated[str, Field(pattern=GROUP, max_length=GROUP_LENGTH_MAX)]
+
+
+def device_name(group: str, number: int) -> str:
+    """`pi4`, 3 → `pi4-3`; numbers start at 1, also in a group of one."""
+    return f"{group}-{number}"

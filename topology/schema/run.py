@@ -7,12 +7,12 @@ from typing import Annotated
 from pydantic import Field
 
 from topology.expectations import METRICS, Expected
-from topology.faults import Fault
 from topology.fields import Strict
-from topology.schema.base import GROUP, GROUP_LENGTH_MAX, GroupName, one_of
+from topology.schema.base import GROUP, GROUP_LENGTH_MAX, GroupName, device_name, one_of
 from topology.schema.compression import Compression
 from topology.schema.data import Data
 from topology.schema.devices import DeviceGroup, Network, ToleranceSpec
+from topology.schema.faults import Fault
 from topology.schema.learning import Training
 from topology.schema.merge import Merge
 from topology.schema.model import Model
@@ -48,8 +48,3 @@ class Topology(Strict):
         return [
             device_name(group, i) for group, spec in self.devices.items() for i in range(1, spec.count + 1)
         ]
-
-
-def device_name(group: str, number: int) -> str:
-    """`pi4`, 3 → `pi4-3`; numbers start at 1, also in a group of one."""
-    return f"{group}-{number}"

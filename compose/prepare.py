@@ -35,6 +35,7 @@ from learning.making import (
     require_fit,
     source_files,
 )
+from topology.allotment import TABLE_NAME, write_table
 from topology.plan import AgentConfig, DevicePlan, Plan, dump_plan
 from topology.plan.agent import HOOK_NAME
 from topology.plan.faults import BEHAVIOURS
@@ -218,7 +219,7 @@ def _fingerprint(plan: Plan) -> str:
 def _write_shards(plan: Plan, folder: Path, dataset: Dataset) -> None:
     table = allotment.write(plan, dataset, folder)
     require_batches(plan, {share.device: share.samples for share in table.shares})
-    allotment.write_table(table, folder / allotment.TABLE_NAME)
+    write_table(table, folder / TABLE_NAME)
     owners = {**{device.name: device.uid for device in plan.devices}, "test": plan.coordinator_uid}
     for name, uid in owners.items():
         _keep_private(folder / name, uid)
@@ -237,7 +238,7 @@ def _write_model(plan: Plan, folder: Path, learned: _Learned) -> None:
     (folder / "artifact.bin").write_bytes(learned.artifact.to_bytes())
     np.save(folder / "initial.npy", learned.initial)
     # A copy for the coordinator, which sees no shard but the global test data.
-    shutil.copyfile(folder.parent / "shards" / allotment.TABLE_NAME, folder / allotment.TABLE_NAME)
+    shutil.copyfile(folder.parent / "shards" / TABLE_NAME, folder / TABLE_NAME)
 
 
 # --- folders that services write

@@ -20,6 +20,7 @@ from compose.driver import run_timeout_s
 from history.collect import collect
 from history.reader import Follower
 from history.summary import Summary
+from topology.allotment import TABLE_NAME
 from topology.plan import Plan, load_plan
 
 POLL_S = 1.0
@@ -58,6 +59,10 @@ def copy_record(root: Path, out: Path) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(root / "plan.json", out / "plan.json")
+    table = root / "model" / TABLE_NAME
+    if table.is_file():
+        (out / "model").mkdir(exist_ok=True)
+        shutil.copyfile(table, out / "model" / TABLE_NAME)
     shutil.rmtree(out / "nodes", ignore_errors=True)
     for history in sorted(root.glob("nodes/*/history.jsonl")):
         if history.is_symlink():

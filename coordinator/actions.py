@@ -99,7 +99,7 @@ class CommitVersion(JournalAction, frozen=True, kw_only=True):
 
 class JournalEvaluation(JournalAction, frozen=True, kw_only=True):
     version: int
-    accuracy: float
+    accuracy: float | None
     loss: float
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from wire.codecs.arrays import Float32
 WAITING_MAX = (
     4  # versions wait here only when rounds are shorter than an evaluation; then the oldest is given up
 )
+
+CLASSES_MAX = 32  # of a confusion matrix in the record: 1,024 counts are some kB per version
 
 
 class Evaluates(Protocol):
@@ -55,19 +58,25 @@ class EvaluationWorker:
             except Exception as error:  # noqa: BLE001 - whatever the runtime raises, the run must learn of it
                 self._post(e.EvaluationFailed(version=version, reason=f"{type(error).__name__}: {error}"))
                 continue
-            self._post(
-                e.Evaluated(
-                    version=version,
-                    # A loss without classes has no accuracy: then no target can be met by it.
-                    accuracy=result.accuracy if result.accuracy is not None else 0.0,
-                    loss=result.loss,
-                    samples=result.samples,
-                    per_class=tuple(result.per_class_accuracy),
-                )
-            )
+            self._post(evaluated(version, result))
 
     def stop(self) -> None:
         """Do not wait for a running evaluation: nobody wants its result."""
         while not self._jobs.empty():
             self._give_up_oldest()
         self._jobs.put(None)
+
+
+def evaluated(version: int, result: Evaluation) -> e.Evaluated:
+    """An evaluation as the run's record has it: finite numbers only, matrices of bounded size."""
+    found = {"f1": result.f1, "mse": result.mse, "perplexity": result.perplexity}
+    small = len(result.confusion) <= CLASSES_MAX
+    return e.Evaluated(
+        version=version,
+        accuracy=result.accuracy,
+        loss=result.loss,
+        samples=result.samples,
+        per_class=tuple(None if math.isnan(a) else a for a in result.per_class_accuracy) if small else (),
+        metrics={name: value for name, value in found.items() if value is not None and math.isfinite(value)},
+        confusion=tuple(tuple(row) for row in result.confusion.tolist()) if small else (),
+    )

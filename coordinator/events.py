@@ -6,7 +6,7 @@ Every event is frozen and carries an id, given by the service in the order it fe
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from wire import messages as m
 
@@ -82,11 +82,17 @@ class VersionCommitted(Event, frozen=True, kw_only=True):
 
 
 class Evaluated(Event, frozen=True, kw_only=True):
+    """`accuracy` None: a regression has none. `metrics`: f1, mse, perplexity, as far as they have a meaning.
+    `confusion[true][predicted]` counts, empty for more classes than a record keeps.
+    """
+
     version: int
-    accuracy: float
+    accuracy: float | None
     loss: float
     samples: int
-    per_class: tuple[float, ...] = ()
+    per_class: tuple[float | None, ...] = ()  # None: no sample of that class
+    metrics: dict[str, float] = field(default_factory=dict)
+    confusion: tuple[tuple[int, ...], ...] = ()
 
 
 class EvaluationFailed(Event, frozen=True, kw_only=True):

@@ -112,12 +112,13 @@ def restore_state(journal: Journal, config: CoordinatorConfig) -> CoordinatorSta
     if version is not None:
         state.version, state.version_sha256, state.rounds_done = version
     evaluated = db.execute(
-        "SELECT version, accuracy FROM versions WHERE accuracy IS NOT NULL ORDER BY version DESC LIMIT 1"
+        "SELECT version, accuracy FROM versions WHERE loss IS NOT NULL ORDER BY version DESC LIMIT 1"
     ).fetchone()
     if evaluated is not None:
         state.evaluated_version, state.accuracy = evaluated
         target = config.stop_at_accuracy
-        state.target_met = target is not None and state.evaluated_version > 0 and evaluated[1] >= target
+        met = target is not None and evaluated[1] is not None and evaluated[1] >= target
+        state.target_met = met and state.evaluated_version > 0
     state.tasks_made = db.execute("SELECT coalesce(max(number), 0) FROM tasks").fetchone()[0]
     state.positions_made = db.execute("SELECT coalesce(max(position) + 1, 0) FROM updates").fetchone()[0]
     state.finish_reason = journal.meta("finished") or ""

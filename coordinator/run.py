@@ -159,12 +159,15 @@ def evaluated(turn: Turn, event: e.Evaluated) -> None:
         loss=event.loss,
         samples=event.samples,
         per_class=list(event.per_class),
+        metrics=event.metrics,
+        confusion=[list(row) for row in event.confusion],
     )
     if event.version > state.evaluated_version:
         state.evaluated_version, state.accuracy = event.version, event.accuracy
     if state.phase in (RunPhase.FINISHING, RunPhase.DONE):
         return
-    if target is not None and event.accuracy >= target and event.version > 0:
+    met = target is not None and event.accuracy is not None and event.accuracy >= target
+    if met and event.version > 0:
         state.target_met = True
     if state.target_met and not (state.round and state.round.committing):
         finish(turn, "target")

@@ -28,10 +28,10 @@ from coordinator.recovery import Model, restore_model, restore_state
 from coordinator.refusals import RefusalLog
 from coordinator.service import Service
 from history.writer import HistoryWriter
-from learning.allotment import TABLE_NAME, read_table
 from learning.artifact import ArtifactError, TrainingArtifact
 from learning.evaluator import Evaluator
 from learning.shard import DatasetError, open_shard
+from topology.allotment import TABLE_NAME, read_table
 from topology.plan import Plan, load_plan
 from wire import topics
 from wire.codecs import CodecError

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from edgerig.live import Live, clean
 from history import units
 from history.events import Event
-from history.fields import count, flag, integer, mappings, number, strings, text
+from history.fields import count, flag, integer, mapping, mappings, number, strings, text
 
 Line = tuple[str, str]  # style (good, bad, note or plain), text
 _Teller = Callable[[Live, Event], Line | None]
@@ -84,11 +84,12 @@ def _round_closed(live: Live, event: Event) -> Line:
 
 @_on("evaluated")
 def _evaluated(live: Live, event: Event) -> Line:
-    loss = number(event, "loss")
-    shown = units.percent(number(event, "accuracy"), 2)
-    return "good", f"version {integer(event, 'version')}: accuracy {shown}" + (
-        f", loss {loss:.4f}" if loss is not None else ""
-    )
+    accuracy, loss, more = number(event, "accuracy"), number(event, "loss"), mapping(event, "metrics")
+    said = [f"accuracy {units.percent(accuracy, 2)}"] if accuracy is not None else []
+    said += [f"loss {loss:.4f}"] if loss is not None else []
+    perplexity = number(more, "perplexity")
+    said += [f"perplexity {perplexity:.3g}"] if perplexity is not None else []
+    return "good", f"version {integer(event, 'version')}: {', '.join(said) or 'not evaluated'}"
 
 
 @_on("waiting")

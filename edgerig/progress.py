@@ -259,6 +259,15 @@ def _sign(ok: bool | None) -> Text:
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
+def _reached(summary: Summary) -> list[tuple[str, str]]:
+    """What the model came to, in the terms of its loss."""
+    if summary.final_accuracy is None and summary.final_loss is not None:
+        return [("loss", units.plain(summary.final_loss))]
+    more = summary.final_metrics.get("perplexity")
+    perplexity = "" if more is None else f", perplexity {units.plain(more)}"
+    return [("accuracy", units.percent(summary.final_accuracy, 2) + perplexity)]
+
+
 def final_lines(summary: Summary, report: str) -> list[Text]:
     """Verdict, what speaks against it, expectations, key figures, the report."""
     lines = [Text.assemble((summary.verdict.upper(), _VERDICTS[summary.verdict]), f"  {clean(summary.run)}")]
@@ -272,7 +281,7 @@ def final_lines(summary: Summary, report: str) -> list[Text]:
     lost = "unknown" if summary.updates_lost is None else str(summary.updates_lost)
     ratio = "" if summary.uplink_ratio is None else f", {summary.uplink_ratio:.0f} times fewer than float32"
     figures = [
-        ("accuracy", units.percent(summary.final_accuracy, 2)),
+        *_reached(summary),
         ("rounds", f"{summary.rounds} in {units.seconds(summary.wall_s)}"),
         ("bytes up", units.size(summary.uplink_bytes) + ratio),
         (

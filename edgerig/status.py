@@ -7,6 +7,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from history.events import Event
+from history.fields import number
 from history.reader import read_history
 from topology.plan import Plan
 
@@ -75,7 +76,7 @@ def _fold(status: RunStatus, devices: dict[str, DeviceStatus], since: dict[str, 
         case "round_opened":
             status.state, status.round = "running", int(str(event["round"]))
         case "evaluated":
-            status.version, status.accuracy = int(str(event["version"])), float(str(event["accuracy"]))
+            status.version, status.accuracy = int(str(event["version"])), number(event, "accuracy")
         case "waiting":
             status.waiting = list(event["for"])  # type: ignore[call-overload]
         case "round_closed" | "run_finished":

@@ -12,6 +12,7 @@ from history.report import render
 from history.store import STORE_NAME, write_store
 from history.summarize import summarize
 from history.summary import SUMMARY_NAME, Summary, write_atomic, write_summary
+from topology.allotment import TABLE_NAME, read_table
 from topology.plan import Plan
 
 REPORT_NAME = "report.html"
@@ -23,6 +24,7 @@ def collect(run_root: Path, plan: Plan, *, interrupted: bool = False) -> Summary
     """
     history = read_history(run_root)
     record = derive(history, plan)
+    record.data = read_table(run_root / "model" / TABLE_NAME)
     summary = summarize(record, interrupted=interrupted)
     write_store(run_root / STORE_NAME, history.events, record, summary)
     write_summary(run_root / SUMMARY_NAME, summary)

@@ -23,7 +23,8 @@ coordinator
   version_committed version, sha256, round, updates: [{task, agent, sha256, weight}]
   version_published version, objects: [{name, bytes, chunks}]
   round_closed      round, version, merged, missing: [agent], reason, wall_s
-  evaluated         version, round, accuracy, loss, samples, per_class: [...]
+  evaluated         version, round, accuracy (null: a regression), loss, samples, per_class: [...],
+                    metrics: {f1, mse, perplexity}, confusion: [[...]] (true, predicted; at most 32 classes)
   waiting           round, for: [{agent, phase, since_s, until_s}]      (at most one in 5 s)
   message_refused   agent, topic, reason, bytes, count
   broker_sample     dropped, received_bytes, sent_bytes      ($SYS; a moved drop counter is a lapse)

@@ -72,10 +72,22 @@ def strings(source: Event | Fields, key: str) -> list[str]:
     return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
-def numbers(source: Event | Fields, key: str) -> list[float]:
+def gaps(source: Event | Fields, key: str) -> list[float | None]:
+    """A list of finite numbers in which None keeps its place; empty if anything else is in it."""
     value = _fields(source).get(key)
     if not isinstance(value, list):
         return []
-    return [
-        float(v) for v in value if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
-    ]
+    found = [None if item is None else number({"x": item}, "x") for item in value]
+    return found if all(a is None or b is not None for a, b in zip(value, found, strict=True)) else []
+
+
+def matrix(source: Event | Fields, key: str) -> list[list[int]]:
+    """A square matrix of counts; empty if it is anything else."""
+    value = _fields(source).get(key)
+    if not isinstance(value, list) or not all(
+        isinstance(row, list) and len(row) == len(value) for row in value
+    ):
+        return []
+    rows = [[integer({"x": item}, "x") for item in row] for row in value]
+    whole = [[item for item in row if item is not None and item >= 0] for row in rows]
+    return whole if all(len(row) == len(whole) for row in whole) else []

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from history.events import Event
 from history.reader import Defect
+from topology.allotment import Allotment
 from topology.plan import DevicePlan, Plan
 
 OUTCOMES_DISCARDED = ("late", "surplus", "stale", "refused")
@@ -175,10 +176,12 @@ class Evaluation:
     version: int
     round: int | None
     at: float
-    accuracy: float
+    accuracy: float | None  # a regression has none
     loss: float | None
     samples: int
-    per_class: list[float] = field(default_factory=list)
+    per_class: list[float | None] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)  # f1, mse, perplexity
+    confusion: list[list[int]] = field(default_factory=list)  # [true][predicted]
 
 
 @dataclass(slots=True)
@@ -242,6 +245,7 @@ class Record:
     backend: str = ""
     backend_reason: str = ""
     environment: dict[str, object] = field(default_factory=dict)
+    data: Allotment | None = None  # the table of who got what
     phases: dict[str, float] = field(default_factory=dict)  # as the runner measured them
     interrupted_by: str = ""
     down_reason: str = ""

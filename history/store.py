@@ -56,7 +56,7 @@ TEXT,
 CREATE INDEX versions_by_version ON versions(version, position);
 CREATE TABLE evaluations (version INTEGER, round INTEGER, at_s REAL, accuracy REAL, loss REAL, samples
 INTEGER,
-  per_class TEXT, uplink_bytes INTEGER);
+  per_class TEXT, uplink_bytes INTEGER, f1 REAL, mse REAL, perplexity REAL, confusion TEXT);
 CREATE TABLE faults (fault TEXT PRIMARY KEY, kind TEXT, targets TEXT, "trigger" TEXT, planned INTEGER,
   applied INTEGER, verified INTEGER, healed INTEGER, at_s REAL, lateness_s REAL, lasted_s REAL, overlapped
   INTEGER, detail TEXT);
@@ -243,4 +243,6 @@ def _evaluation_rows(record: Record, summary: Summary) -> Iterable[Row]:
             e.samples,
             _json(e.per_class),
             point.uplink_bytes,
+            *(e.metrics.get(name) for name in ("f1", "mse", "perplexity")),
+            _json(e.confusion),
         ]

@@ -38,6 +38,9 @@ def summarize(record: Record, *, interrupted: bool = False) -> s.Summary:
         finish_reason=record.finish_reason or None,
         final_accuracy=final.accuracy if final else None,
         final_loss=final.loss if final else None,
+        final_metrics=dict(final.metrics) if final else {},
+        per_class_accuracy=tuple(final.per_class) if final else (),
+        confusion=tuple(tuple(row) for row in final.confusion) if final else (),
         rounds=len(record.closed_rounds),
         versions=len({version.version for version in record.versions}),
         wall_s=_rounded(accounts.wall_s(record)),
@@ -51,6 +54,7 @@ def summarize(record: Record, *, interrupted: bool = False) -> s.Summary:
         updates_discarded=_discarded(record),
         updates_lost=None if lost is None else len(lost),
         accuracy=tuple(curve(record)),
+        data=record.data,
         devices=tuple(_devices(record)),
         faults=tuple(_fault(record, fault) for fault in record.faults.values()),
         lapses=tuple(_lapses(record)),
@@ -109,6 +113,7 @@ def curve(record: Record) -> list[s.CurvePoint]:
                 accuracy=e.accuracy,
                 loss=e.loss,
                 uplink_bytes=sent,
+                metrics=dict(e.metrics),
             )
         )
     return points

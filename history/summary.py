@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from history.checks import CheckResult
 from history.verdict import EXIT_CODES, Judged, Verdict
+from topology.allotment import Allotment
 
 SUMMARY_SCHEMA = 1
 SUMMARY_NAME = "summary.json"
@@ -91,9 +92,10 @@ class LapseSummary(Struct, frozen=True, kw_only=True):
 class CurvePoint(Struct, frozen=True, kw_only=True):
     version: int
     at_s: float
-    accuracy: float
+    accuracy: float | None
     loss: float | None
     uplink_bytes: int
+    metrics: dict[str, float] = {}
 
 
 class Emulation(Struct, frozen=True, kw_only=True):
@@ -118,6 +120,9 @@ class Summary(Struct, frozen=True, kw_only=True):
     finish_reason: str | None
     final_accuracy: float | None
     final_loss: float | None
+    final_metrics: dict[str, float]  # f1, mse, perplexity
+    per_class_accuracy: tuple[float | None, ...]
+    confusion: tuple[tuple[int, ...], ...]  # [true][predicted], of the last version
     rounds: int
     versions: int
     wall_s: float | None
@@ -131,6 +136,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     updates_discarded: dict[str, int]
     updates_lost: int | None
     accuracy: tuple[CurvePoint, ...]
+    data: Allotment | None
     devices: tuple[DeviceSummary, ...]
     faults: tuple[FaultSummary, ...]
     lapses: tuple[LapseSummary, ...]

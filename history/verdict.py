@@ -47,7 +47,48 @@ def accuracy(record: Record) -> float | None:
 
 @metric
 def best_accuracy(record: Record) -> float | None:
-    return max((e.accuracy for e in record.evaluations), default=None)
+    return max((e.accuracy for e in record.evaluations if e.accuracy is not None), default=None)
+
+
+@metric
+def loss(record: Record) -> float | None:
+    return record.final.loss if record.final else None
+
+
+@metric
+def f1(record: Record) -> float | None:
+    return record.final.metrics.get("f1") if record.final else None
+
+
+@metric
+def mse(record: Record) -> float | None:
+    return record.final.metrics.get("mse") if record.final else None
+
+
+@metric
+def perplexity(record: Record) -> float | None:
+    return record.final.metrics.get("perplexity") if record.final else None
+
+
+@metric
+def worst_class_accuracy(record: Record) -> float | None:
+    """Of the classes that the test data have."""
+    known = [value for value in record.final.per_class if value is not None] if record.final else []
+    return min(known, default=None)
+
+
+@metric
+def largest_confusion(record: Record) -> float | None:
+    """The largest share of one class that was taken for one other."""
+    rows = record.final.confusion if record.final else []
+    shares = [
+        count / sum(row)
+        for true, row in enumerate(rows)
+        if sum(row)
+        for predicted, count in enumerate(row)
+        if predicted != true
+    ]
+    return max(shares, default=None)
 
 
 @metric

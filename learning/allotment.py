@@ -5,64 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
-from msgspec import Struct
 
 from learning import datasets
 from learning.datasets.base import Dataset
 from learning.drift import see
 from learning.partition import PARTITIONS, Labels, Partition, PartitionError, local_split, partition_kinds
 from learning.shard import TEST_NAMES, TRAIN_NAMES
+from topology.allotment import Allotment, Share
 from topology.plan import DataPlan, Plan
 
-TABLE_NAME = "data.json"
 CLASSES_SHOWN_MAX = 100  # columns of the table; a vocabulary is no set of classes
 DECILES = 10  # float labels are divided by tenths of their range of values
-
-
-class Share(Struct, frozen=True, kw_only=True):
-    """What one device got. `classes[c]`: training samples of class c; empty where there are no classes."""
-
-    device: str
-    samples: int
-    test_samples: int = 0
-    classes: tuple[int, ...] = ()
-    label_mean: float | None = None
-
-
-class Allotment(Struct, frozen=True, kw_only=True):
-    """The table of a run's data, `model/data.json`: counts only, no sample."""
-
-    dataset: str
-    origin: str
-    partition: str
-    test_samples: int
-    shares: tuple[Share, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def samples_max(self) -> int:
-        return max(share.samples for share in self.shares)
-
-    def lines(self) -> list[str]:
-        """For a terminal: one line per device, then what had to be repaired."""
-        width = max(6, *(len(share.device) for share in self.shares))
-        columns = len(self.shares[0].classes)
-        head = f"{'device':<{width}} {'train':>7} {'test':>6} " + " ".join(f"{c:>5}" for c in range(columns))
-        if any(share.label_mean is not None for share in self.shares):
-            head += f" {'label mean':>11}"
-        lines = [
-            f"{self.dataset}: {self.partition}; {self.test_samples} samples for global tests",
-            head.rstrip(),
-        ]
-        for share in self.shares:
-            counts = " ".join(f"{count:>5}" for count in share.classes)
-            mean = "" if share.label_mean is None else f" {share.label_mean:>11.4g}"
-            row = f"{share.device:<{width}} {share.samples:>7} {share.test_samples:>6} {counts}{mean}"
-            lines.append(row.rstrip())
-        return lines + [f"note: {note}" for note in self.notes]
 
 
 def load_dataset(plan: DataPlan, data_dir: str | Path | None) -> Dataset:
@@ -171,15 +126,3 @@ def save(folder: Path, names: tuple[str, str], x: npt.NDArray[Any], y: npt.NDArr
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / names[0], np.ascontiguousarray(x))
     np.save(folder / names[1], y if y.dtype.kind == "f" else y.astype(np.int64))
-
-
-def write_table(allotment: Allotment, path: Path) -> None:
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(allotment), indent=1) + b"\n")
-
-
-def read_table(path: Path) -> Allotment | None:
-    """None where there is none, or none that can be read: then nothing is claimed about the data."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Allotment)
-    except (OSError, msgspec.MsgspecError):
-        return None

@@ -17,7 +17,8 @@ Array = npt.NDArray[Any]
 
 
 class Evaluation(Struct, kw_only=True):
-    """`confusion[true, predicted]` counts; empty for losses without classes.
+    """`confusion[true, predicted]` counts; empty for losses without classes. binary_cross_entropy has the classes 0 and
+    1, all outputs of a sample counted together.
 
     `f1` is the macro average over classes that occur; `mse` for regression; `perplexity` is e^loss for
     next_token.
@@ -51,13 +52,15 @@ class Evaluator:
         feeds: dict[str, Array] = {f"p:{n}": v for n, v in unflatten(self.artifact, flat_params).items()}
         total, samples = 0.0, 0
         classes = self.artifact.output_shape[-1] if self.artifact.output_shape else 0
-        confusion = np.zeros((classes, classes), np.int64) if self.artifact.labels.dtype == "int64" else None
+        classify = CLASSES.get(self.artifact.loss)
+        classes = 2 if self.artifact.loss == "binary_cross_entropy" else classes
+        confusion = np.zeros((classes, classes), np.int64) if classify is not None else None
         for x, y, real in self._batches():
             output = self.session.run(["output"], {"x": x, **feeds})[0][:real]
             total += float(LOSSES[self.artifact.loss](output, y).sum(dtype=np.float64))
             samples += real
-            if confusion is not None:
-                np.add.at(confusion, (y.reshape(-1), output.argmax(-1).reshape(-1)), 1)
+            if confusion is not None and classify is not None:
+                count_pairs(confusion, *classify(output, y))
         return _summary(self.artifact.loss, samples, total / samples, confusion)
 
     def _batches(self) -> Iterator[tuple[Array, Array, int]]:
@@ -93,6 +96,12 @@ def _summary(kind: str, samples: int, loss: float, confusion: npt.NDArray[np.int
     )
 
 
+def count_pairs(confusion: npt.NDArray[np.int64], true: Array, predicted: Array) -> None:
+    size = len(confusion)
+    pairs = np.bincount(true.reshape(-1) * size + predicted.reshape(-1), minlength=size * size)
+    confusion += pairs.reshape(size, size)
+
+
 def macro_f1(confusion: npt.NDArray[np.int64]) -> float:
     """Mean over the classes that occur of 2·TP / (2·TP + FP + FN)."""
     hits, rows, columns = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
@@ -123,6 +132,13 @@ def _binary_cross_entropy(z: Array, y: Array) -> Array:
     mean: Array = each.reshape(len(z), -1).mean(axis=1)
     return mean
 
+
+# What counts as the true and the predicted class, by loss; a regression has neither.
+CLASSES: dict[str, Callable[[Array, Array], tuple[Array, Array]]] = {
+    "softmax_cross_entropy": lambda z, y: (y, z.argmax(-1)),
+    "next_token": lambda z, y: (y, z.argmax(-1)),
+    "binary_cross_entropy": lambda z, y: ((y > 0.5).astype(np.int64), (z > 0).astype(np.int64)),
+}
 
 # The same losses as learning.autodiff.losses, per sample, in numpy: evaluation needs no graph of them.
 LOSSES: dict[str, Callable[[Array, Array], Array]] = {

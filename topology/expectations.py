@@ -24,6 +24,12 @@ class Metric(NamedTuple):
 METRICS: dict[str, Metric] = {
     "accuracy": Metric("test accuracy of the last version, 0 to 1", 1.0),
     "best_accuracy": Metric("highest test accuracy of any version, 0 to 1", 1.0),
+    "loss": Metric("test loss of the last version, without label smoothing"),
+    "f1": Metric("F1 of the last version, mean over the classes that occur", 1.0),
+    "mse": Metric("mean squared test error of the last version"),
+    "perplexity": Metric("e to the test loss per token of the last version (next_token)"),
+    "worst_class_accuracy": Metric("smallest test accuracy of any class, 0 to 1", 1.0),
+    "largest_confusion": Metric("largest share of one class that is taken for one other, 0 to 1", 1.0),
     "rounds": Metric("rounds closed"),
     "updates_lost": Metric("updates acked but neither merged nor discarded with a reason"),
     "updates_duplicated": Metric("updates merged more than once"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from history.derive.handlers import Handlers, task_of
 from history.events import Event
-from history.fields import count, integer, mapping, mappings, number, numbers, strings, text
+from history.fields import count, gaps, integer, mapping, mappings, matrix, number, strings, text
 from history.record import (
     OUTCOMES_DISCARDED,
     Evaluation,
@@ -16,6 +16,7 @@ from history.record import (
 )
 
 HANDLERS = Handlers()
+METRICS = ("f1", "mse", "perplexity")  # of an evaluation, beside accuracy and loss
 
 
 def _task(record: Record, event: Event) -> TaskRecord | None:
@@ -208,17 +209,21 @@ def version_published(record: Record, event: Event) -> None:
 @HANDLERS.on("evaluated")
 def evaluated(record: Record, event: Event) -> None:
     version, accuracy = integer(event, "version"), number(event, "accuracy")
-    if version is None or accuracy is None:
+    loss = number(event, "loss")
+    if version is None or (accuracy is None and loss is None):
         return
+    found = mapping(event, "metrics")
     record.evaluations.append(
         Evaluation(
             version=version,
             round=integer(event, "round"),
             at=event.mono_s,
             accuracy=accuracy,
-            loss=number(event, "loss"),
+            loss=loss,
             samples=count(event, "samples"),
-            per_class=numbers(event, "per_class"),
+            per_class=gaps(event, "per_class"),
+            metrics={name: value for name in METRICS if (value := number(found, name)) is not None},
+            confusion=matrix(event, "confusion"),
         )
     )
 

@@ -1,4 +1,4 @@
-"""Line charts of the learning: accuracy over time and over bytes."""
+"""Line charts of the learning over time and over bytes: accuracy, or the loss of a regression."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 18, 40
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What is drawn. `points`: x, accuracy, explanation. `bands`: from, to, explanation, in units of x."""
+    """What is drawn. `points`: x, y, explanation. `bands`: from, to, explanation, in units of x."""
 
     title: str
     description: str
@@ -26,60 +26,92 @@ class Chart:
     x_format: Callable[[float], str]
     x_high: float
     target: float | None = None
+    y_high: float = 1.0
+    y_format: Callable[[float], str] = lambda value: f"{value * 100:g} %"
     bands: Sequence[tuple[float, float, str]] = field(default_factory=tuple)
 
 
-def accuracy_over_time(summary: Summary, end_s: float) -> Chart:
+def over_time(summary: Summary, end_s: float) -> Chart:
     bands = [
         (fault.at_s, fault.at_s + (fault.lasted_s or 0.0), f"{fault.kind} {', '.join(fault.targets)}")
         for fault in summary.faults
         if fault.at_s is not None
     ]
+    measure = measure_of(summary)
     return Chart(
-        title="Accuracy over time",
-        description="Test accuracy of each model version against the seconds since the run began.",
+        title=f"{measure.name} over time",
+        description=f"Test {measure.name.lower()} of each model version against the seconds since the run began.",
         x_label="time since the run began",
-        points=[(p.at_s, p.accuracy, _explain(p)) for p in summary.accuracy],
+        points=[(p.at_s, y, _explain(p)) for p in summary.accuracy if (y := measure.of(p)) is not None],
         x_ticks=time_ticks(end_s, 6),
         x_format=lambda value: units.seconds(value).replace(" 00 s", ""),
         x_high=end_s,
         target=target_of(summary),
         bands=bands,
+        y_high=measure.high,
+        y_format=measure.format,
     )
 
 
-def accuracy_over_bytes(summary: Summary) -> Chart:
+def over_bytes(summary: Summary) -> Chart:
     high = max((p.uplink_bytes for p in summary.accuracy), default=0)
+    measure = measure_of(summary)
     return Chart(
-        title="Accuracy over uplink bytes",
-        description="Test accuracy of each model version against the bytes all devices had sent for it.",
+        title=f"{measure.name} over uplink bytes",
+        description=f"Test {measure.name.lower()} of each model version against the bytes all devices had sent for it.",
         x_label="chunk payload bytes received by the coordinator",
-        points=[(p.uplink_bytes, p.accuracy, _explain(p)) for p in summary.accuracy],
+        points=[
+            (p.uplink_bytes, y, _explain(p)) for p in summary.accuracy if (y := measure.of(p)) is not None
+        ],
         x_ticks=ticks(high, 5),
         x_format=units.size,
         x_high=high,
         target=target_of(summary),
+        y_high=measure.high,
+        y_format=measure.format,
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What is on the y axis."""
+
+    name: str
+    of: Callable[[CurvePoint], float | None]
+    high: float
+    format: Callable[[float], str]
+
+
+def measure_of(summary: Summary) -> Measure:
+    """Accuracy where there is one; else the loss, on an axis up to its largest value."""
+    losses = [p.loss for p in summary.accuracy if p.loss is not None]
+    if losses and not any(p.accuracy is not None for p in summary.accuracy):
+        return Measure("Loss", lambda p: p.loss, max(losses) or 1.0, lambda value: units.plain(value, 3))
+    return Measure("Accuracy", lambda p: p.accuracy, 1.0, lambda value: f"{value * 100:g} %")
+
+
 def target_of(summary: Summary) -> float | None:
-    """The accuracy that was asked for, if any was."""
-    wanted = [
-        e.value for e in summary.expectations if e.metric in ("accuracy", "best_accuracy") and ">" in e.op
-    ]
-    return max(wanted, default=None)
+    """The accuracy that was asked for (or the loss, of a regression), if any was."""
+    wanted = {("accuracy", ">"), ("best_accuracy", ">")}
+    if measure_of(summary).name == "Loss":
+        wanted = {("loss", "<"), ("mse", "<")}
+    values = [e.value for e in summary.expectations if (e.metric, e.op[:1]) in wanted]
+    return max(values, default=None)
 
 
 def _explain(point: CurvePoint) -> str:
     sent = units.size(point.uplink_bytes)
-    return f"version {point.version}: {units.percent(point.accuracy)} after {units.seconds(point.at_s)}, {sent} sent"
+    reached = (
+        units.percent(point.accuracy) if point.accuracy is not None else f"loss {units.plain(point.loss)}"
+    )
+    return f"version {point.version}: {reached} after {units.seconds(point.at_s)}, {sent} sent"
 
 
 def draw(chart: Chart) -> Markup:
     if not chart.points:
         return tag("p", f"{chart.title}: no evaluation was recorded.", class_="empty")
     x = Scale(0.0, chart.x_high or 1.0, _LEFT, WIDTH - _RIGHT)
-    y = Scale(0.0, 1.0, HEIGHT - _BOTTOM, _TOP)
+    y = Scale(0.0, max(chart.y_high, chart.target or 0.0), HEIGHT - _BOTTOM, _TOP)
     figure = tag(
         "svg",
         tag("title", chart.title),
@@ -115,10 +147,11 @@ def _bands(chart: Chart, x: Scale) -> list[Markup]:
 
 def _grid(chart: Chart, x: Scale, y: Scale) -> list[Markup]:
     lines = []
-    for percent in (0, 25, 50, 75, 100):
-        at = y(percent / 100)
+    top = max(chart.y_high, chart.target or 0.0)
+    for quarter in range(5):
+        at = y(top * quarter / 4)
         lines.append(tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=at, y2=at, class_="grid"))
-        lines.append(tag("text", f"{percent} %", x=_LEFT - 8, y=at + 4, class_="tick end"))
+        lines.append(tag("text", chart.y_format(top * quarter / 4), x=_LEFT - 8, y=at + 4, class_="tick end"))
     for value in chart.x_ticks:
         at = x(value)
         lines.append(tag("line", x1=at, x2=at, y1=HEIGHT - _BOTTOM, y2=HEIGHT - _BOTTOM + 4, class_="axis"))
@@ -136,7 +169,7 @@ def _target(chart: Chart, y: Scale) -> list[Markup]:
         tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=at, y2=at, class_="target"),
         tag(
             "text",
-            f"expected {units.percent(chart.target, 0)}",
+            f"expected {chart.y_format(chart.target)}",
             x=_LEFT + 6,
             y=at - 5,
             class_="tick target-text",

@@ -9,7 +9,7 @@ import msgspec
 
 from history import units
 from history.record import Record
-from history.report import chart, tables, timeline
+from history.report import chart, learning, tables, timeline
 from history.report.markup import Child, Markup, join, tag
 from history.summary import Summary
 
@@ -81,6 +81,8 @@ def _story(summary: Summary) -> str:
     reached = "without an evaluation"
     if summary.final_accuracy is not None:
         reached = f"to {units.percent(summary.final_accuracy)}"
+    elif summary.final_loss is not None:
+        reached = f"to a test loss of {units.plain(summary.final_loss)}"
     took = f" in {units.seconds(summary.wall_s)}" if summary.wall_s is not None else ""
     who = f"{_counted(len(summary.devices), 'device')} trained {summary.model} on {summary.dataset}"
     story = f"{who} for {_counted(summary.rounds, 'round')} {reached}{took}"
@@ -117,11 +119,14 @@ def _sections(record: Record, summary: Summary) -> list[Markup]:
             "Learning",
             tag(
                 "div",
-                chart.draw(chart.accuracy_over_time(summary, end_s)),
-                chart.draw(chart.accuracy_over_bytes(summary)),
+                chart.draw(chart.over_time(summary, end_s)),
+                chart.draw(chart.over_bytes(summary)),
                 class_="pair",
             ),
+            learning.metrics(summary),
+            learning.confusion(summary),
         ),
+        _section("Data", *learning.data(summary), intro=learning.describe(summary)),
         _section("Timeline", timeline.draw(record), intro=_TIMELINE_INTRO),
         _section("Rounds", tables.rounds(record, summary)),
         _section("Devices", tables.traffic(summary), intro=_TRAFFIC_INTRO),
@@ -164,7 +169,7 @@ def _figures(summary: Summary) -> Markup:
     peak = max((d.peak_rss_mb for d in summary.devices if d.peak_rss_mb is not None), default=None)
     training = summary.phases.get("training")
     cards = [
-        ("Test accuracy", units.percent(summary.final_accuracy), f"loss {units.plain(summary.final_loss)}"),
+        learning.headline(summary),
         ("Rounds", f"{summary.rounds}", ended),
         ("Wall time", units.seconds(summary.wall_s), f"training {units.seconds(training)}"),
         (

@@ -226,7 +226,7 @@ def rounds(record: Record, summary: Summary) -> Markup:
                 ", ".join(r.missing) or units.DASH,
                 r.reason or (units.DASH if r.closed_at is not None else "not closed"),
                 units.size(received.get(number, 0)),
-                units.percent(point.accuracy) if point else units.NOT_RECORDED,
+                units.percent(point.accuracy) if point and point.accuracy is not None else units.DASH,
                 units.plain(point.loss) if point else units.NOT_RECORDED,
             )
         )

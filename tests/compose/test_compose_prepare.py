@@ -17,6 +17,7 @@ from learning.allotment import partition_of
 from learning.artifact import TrainingArtifact
 from learning.datasets import DatasetError, load
 from learning.shard import open_shard
+from topology.allotment import TABLE_NAME, read_table
 from topology.plan import AgentConfig, Plan, load_plan
 
 ROOT = os.geteuid() == 0
@@ -70,6 +71,18 @@ def test_shards_are_disjoint_and_each_agent_has_its_own(run: tuple[Plan, Path]) 
         assert len(shard) == plan.data.samples_per_device
         assert np.array_equal(shard.x, dataset.train_x[indices])
     assert len(open_shard(root / "shards" / "test")) == len(dataset.test_y)
+
+
+def test_the_table_says_what_every_device_got(run: tuple[Plan, Path]) -> None:
+    plan, root = run
+    table = read_table(root / "model" / TABLE_NAME)
+    assert table is not None
+    for device, share in zip(plan.devices, table.shares, strict=True):
+        labels = open_shard(root / "shards" / device.name).y
+        assert (share.device, share.samples) == (device.name, len(labels))
+        assert list(share.classes) == np.bincount(labels, minlength=10).tolist()
+    assert table.samples_max == plan.data.samples_per_device
+    assert all(device.name in "\n".join(table.lines()) for device in plan.devices)
 
 
 def test_the_model_is_an_artifact_and_its_parameters(run: tuple[Plan, Path]) -> None:

@@ -103,6 +103,13 @@ class JournalEvaluation(JournalAction, frozen=True, kw_only=True):
     loss: float
 
 
+class JournalMemo(JournalAction, frozen=True, kw_only=True):
+    """What a policy has learned, by key (`timings/<agent>`): JSON, the last one counts."""
+
+    key: str
+    value: str
+
+
 class JournalFinish(JournalAction, frozen=True, kw_only=True):
     """The run has an end: a restart after this only says goodbye again."""
 
@@ -147,10 +154,20 @@ class DropAssembly(Action, frozen=True, kw_only=True):
 
 
 class PublishVersion(Action, frozen=True, kw_only=True):
-    """Make the version the current one: publish it and its delta, withdraw what no task can need any more."""
+    """Make the version the current one: publish it and its delta, withdraw what no task can need any more.
+
+    `keep`: older versions that open tasks name; they stay, or are published again after a restart.
+    """
 
     version: int
     round: int
+    keep: tuple[int, ...] = ()
+
+
+class WithdrawVersion(Action, frozen=True, kw_only=True):
+    """No open task names this older version any more."""
+
+    version: int
 
 
 class Republish(Action, frozen=True, kw_only=True):

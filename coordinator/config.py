@@ -20,6 +20,12 @@ UPDATE_OVERHEAD_BYTES = 65_536  # an encoded update is never larger than the raw
 
 SETTLED_KEPT_PER_AGENT = 16  # an agent can name at most 8 spooled and 8 unsettled tasks in a hello
 SAMPLES_MAX = 1_000_000  # what a topology may ask for at most, where nothing tells the size of shards
+UNSETTLED_PER_AGENT_MAX = (
+    2  # acked updates of a device that is given another task: its disk keeps four in all
+)
+VERSIONS_LIVE_MAX = 8  # DESIGN.md: model copies that the broker keeps retained
+SLOW_VERSIONS_MAX = 4  # of them, those that only slow devices still need
+SLOW_TIMES = 3.0  # slow: expected to take this many times the median of the fleet
 STORY_LINES = 32  # what an illegal transition tells of an object's past
 
 

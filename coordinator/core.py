@@ -5,18 +5,22 @@ Pure: no socket, file, thread, clock or global random. `coordinator.service` exe
 
 Theory of operation
 -------------------
-The run gathers agents, opens a round for a cohort, collects their updates, has a version committed and evaluated, and
-opens the next round, until the target or the number of rounds is reached; then it says goodbye.
+The run gathers agents, opens a round, collects updates, has a version committed and evaluated, and opens the next
+round, until the target or the number of rounds is reached; then it says goodbye. A round is the making of one version.
 
     gathering -> collecting -> [commit] -> evaluating (only with a target, or after the last round) -> gathering ...
     any of them -> finishing -> done
 
-The states of a task and the table of their transitions are in `coordinator.state`; how a round closes is the policy's
-(`coordinator.policies`). What happens when things go wrong:
+How a round begins, whom it asks, when its updates are enough and whether tasks outlive it is the schedule's
+(`coordinator.policies`): with synchronous rounds a task ends with its round; where a schedule carries, its update waits
+in a pool for the version that is next, and the version it was trained on stays live meanwhile (`coordinator.versions`).
 
-* *An agent is killed.* Its last will makes it offline; its task survives until the round closes. Back in time it says
-  in its hello what it still has: a spooled update is granted (only the missing chunks), a task in hand goes on, and
-  when it has nothing the same task is sent again. A round that has its quorum waits `drop_after_s` for it, not longer.
+The states of a task and the table of their transitions are in `coordinator.state`. What happens when things go wrong:
+
+* *An agent is killed.* Its last will makes it offline; its task survives until the round closes, or its own time is
+  over. Back in time it says in its hello what it still has: a spooled update is granted (only the missing chunks), a
+  task in hand goes on, and when it has nothing the same task is sent again. A round that has its quorum waits
+  `drop_after_s` for it, not longer.
 * *A message is lost.* Nothing waits for one message: tasks and grants without a sign are sent again, hellos bring both
   sides to the same view, and what the journal has is acked again, never merged again.
 * *The broker forgets everything.* On every connection live versions are published again and everybody is asked for
@@ -37,7 +41,7 @@ from coordinator import presence, run, uploads
 from coordinator.config import CoordinatorConfig
 from coordinator.invariants import check
 from coordinator.policies import Policy, make_policy
-from coordinator.state import UNDER_WAY, Agent, CoordinatorState, RunPhase, TaskState
+from coordinator.state import Agent, CoordinatorState, RunPhase, TaskState
 from coordinator.turn import Turn
 from wire import messages as m
 
@@ -127,6 +131,7 @@ class CoordinatorCore:
                 yield max(state.waiting_recorded, since) + config.waiting_every_s
                 yield since + config.start_timeout_s
                 yield since + 2 * config.start_timeout_s
+                yield from (task.expires for task in state.under_way)
             case RunPhase.COLLECTING:
                 yield from self._collecting_moments()
             case RunPhase.EVALUATING:
@@ -140,11 +145,12 @@ class CoordinatorCore:
         if state.round is None:
             return
         yield state.round.deadline
+        yield state.wait_until
         yield max(state.waiting_recorded, state.round.opened) + config.waiting_every_s
-        for agent in state.agents.values():
-            task = state.tasks.get(agent.task)
-            if task is None or task.state not in UNDER_WAY:
-                continue
+        for task in state.under_way:
+            agent = state.agents[task.agent]
+            yield task.deadline
+            yield task.expires
             if not agent.online:
                 yield agent.away_since + config.drop_after_s
             elif task.state is S.OPEN:
@@ -156,4 +162,4 @@ class CoordinatorCore:
 
     def validate(self) -> None:
         """Check every invariant of the state; raises AssertionError with the story. For tests and simulation."""
-        check(self.config, self.state)
+        check(self.config, self.state, self.policy)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from coordinator.config import CoordinatorConfig
+from collections import Counter
+
+from coordinator.config import UNSETTLED_PER_AGENT_MAX, VERSIONS_LIVE_MAX, CoordinatorConfig
+from coordinator.policies import Policy
 from coordinator.state import FINAL, UNDER_WAY, CoordinatorState, RunPhase, TaskState
 
 S = TaskState
 
 
-def check(config: CoordinatorConfig, state: CoordinatorState) -> None:
+def check(config: CoordinatorConfig, state: CoordinatorState, policy: Policy) -> None:
     _check_agents(config, state)
     _check_tasks(state)
     _check_grants(config, state)
-    _check_round(config, state)
+    _check_round(config, state, policy)
+    _check_versions(state)
     _check_run(config, state)
 
 
@@ -34,6 +38,12 @@ def _check_agents(config: CoordinatorConfig, state: CoordinatorState) -> None:
 
 def _check_tasks(state: CoordinatorState) -> None:
     positions: set[int] = set()
+    unended = {name for name, task in state.tasks.items() if task.state not in FINAL}
+    assert unended == state.unended.keys(), f"unended {unended ^ state.unended.keys()}"
+    waiting = Counter(task.agent for task in state.unended.values() if task.state is S.ACKED)
+    assert all(n <= UNSETTLED_PER_AGENT_MAX for n in waiting.values()), (
+        f"updates without an outcome: {waiting}"
+    )
     for task in state.tasks.values():
         story = list(task.story)
         if task.state in UNDER_WAY:
@@ -64,25 +74,37 @@ def _check_grants(config: CoordinatorConfig, state: CoordinatorState) -> None:
     assert not (waiting and not granted), f"{waiting} wait for a grant although nothing is granted"
 
 
-def _check_round(config: CoordinatorConfig, state: CoordinatorState) -> None:
-    round_ = state.round
-    acked = {task.id for task in state.tasks.values() if task.state is S.ACKED}
-    if round_ is None:
-        assert not acked, f"acked without a round to go to: {acked}"
-        live = [task.id for task in state.tasks.values() if task.state in UNDER_WAY - {S.RECEIVED}]
+def _check_round(config: CoordinatorConfig, state: CoordinatorState, policy: Policy) -> None:
+    round_, unended = state.round, state.unended.values()
+    if round_ is not None:
+        assert round_.number == state.rounds_done + 1, f"round {round_.number} after {state.rounds_done}"
+        assert round_.version == state.version, (
+            f"round {round_.number} trains on another version than {state.version}"
+        )
+        assert round_.extensions <= config.extensions_max, f"round {round_.number} was extended too often"
+    if not policy.carries:
+        mine = set(round_.tasks) if round_ is not None else set()
+        live = [t.id for t in unended if t.id not in mine and t.state is not S.RECEIVED]
         assert not live, f"tasks without a round: {live}"
+        left = [t.id for t in unended if t.state in UNDER_WAY - {S.RECEIVED}]
+        assert not (round_ is not None and round_.committing and left), f"open in a closed round: {left}"
+    for task in unended:
+        assert task.version <= state.version, (
+            f"{task.id} is of version {task.version}, {state.version} is the newest"
+        )
+        stale = policy.factor(state.version - task.version) is None
+        assert not (stale and task.state is not S.RECEIVED), f"{task.id} is too stale: {list(task.story)}"
+
+
+def _check_versions(state: CoordinatorState) -> None:
+    if not state.started:
         return
-    assert round_.number == state.rounds_done + 1, f"round {round_.number} after {state.rounds_done}"
-    assert round_.version == state.version, (
-        f"round {round_.number} trains on another version than {state.version}"
-    )
-    assert acked <= set(round_.tasks), f"acked updates of another round: {acked - set(round_.tasks)}"
-    assert round_.extensions <= config.extensions_max, f"round {round_.number} was extended too often"
-    for name in round_.tasks:
-        assert name in state.tasks, f"round {round_.number} lost its task {name}"
-        task = state.tasks[name]
-        assert not (round_.committing and task.state in UNDER_WAY - {S.RECEIVED}), (
-            f"open in a closed round: {name}"
+    assert len(state.live) <= VERSIONS_LIVE_MAX, f"{len(state.live)} versions are live: {state.live}"
+    assert state.live == sorted(set(state.live)), f"live versions {state.live}"
+    assert state.live[-1:] == [state.version], f"version {state.version} is not live, {state.live} are"
+    for task in state.under_way:
+        assert task.version in state.live, (
+            f"version {task.version} of {task.id} is gone, {state.live} are live"
         )
 
 
@@ -94,5 +116,7 @@ def _check_run(config: CoordinatorConfig, state: CoordinatorState) -> None:
     assert bool(state.finish_reason) == (state.phase in (RunPhase.FINISHING, RunPhase.DONE)), (
         state.finish_reason
     )
-    kept_max = sum(agent.settled.maxlen or 0 for agent in state.agents.values()) + 2 * len(state.agents)
+    kept_max = sum(agent.settled.maxlen or 0 for agent in state.agents.values()) + (
+        UNSETTLED_PER_AGENT_MAX + 2
+    ) * len(state.agents)
     assert len(state.tasks) <= kept_max, f"{len(state.tasks)} tasks kept, at most {kept_max} can be asked for"

@@ -123,6 +123,12 @@ class Journal:
     def set_meta(self, key: str, value: str) -> None:
         self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
+    def memos(self, prefix: str) -> dict[str, str]:
+        """What policies have learned (`JournalMemo`), by the rest of the key."""
+        begin = f"memo/{prefix}"
+        rows = self.db.execute("SELECT key, value FROM meta WHERE substr(key, 1, ?) = ?", (len(begin), begin))
+        return {str(key)[len(begin) :]: str(value) for key, value in rows.fetchall()}
+
     def transaction(self) -> Transaction:
         return Transaction(self.db)
 
@@ -144,6 +150,8 @@ class Journal:
                     "UPDATE versions SET accuracy = ?, loss = ? WHERE version = ?",
                     (action.accuracy, action.loss, action.version),
                 )
+            case a.JournalMemo():
+                self.set_meta(f"memo/{action.key}", action.value)
             case a.JournalFinish():
                 self.set_meta("finished", action.reason)
             case _:

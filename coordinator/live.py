@@ -1,14 +1,18 @@
-"""The live objects: the graph, the current version whole, and the deltas that lead to it. Bytes only, no network.
+"""The live objects: the graph, live versions whole, and the deltas that lead to the newest. Bytes only, no network.
 
-Agents that hold one of the last versions fetch the chain of deltas from there, everybody else the whole version. Old
-objects are withdrawn (empty retained chunks), so what a broker keeps does not grow with the rounds.
+The current version is live, and older ones for as long as open tasks name them (`keep`). Agents that hold one of the
+last versions fetch the chain of deltas from there, everybody else the whole version. Old objects are withdrawn (empty
+retained chunks), so what a broker keeps does not grow with the rounds.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Collection
 from typing import NamedTuple
+
+import msgspec
 
 from wire import chunks
 from wire.codecs import model as versions
@@ -48,14 +52,13 @@ class LiveModels:
         self.graph = retained(name, artifact, chunk_bytes)
         self._dtype, self._chunk_bytes = dtype, chunk_bytes
         self._patterns: Patterns | None = None
-        self._full: Retained | None = None
+        self._wholes: dict[int, tuple[Retained, ModelRef]] = {}  # by version; the ref without its deltas
         self._deltas: deque[Retained] = deque()
         self.version = -1
-        self._ref: ModelRef | None = None
 
-    def advance(self, version: int, patterns: Patterns) -> Change:
-        """Make `version` the current one. Returns what is new and what has to go."""
-        old_full, old_deltas = self._full, tuple(self._deltas)
+    def advance(self, version: int, patterns: Patterns, keep: Collection[int] = ()) -> Change:
+        """Make `version` the current one, beside those in `keep`. Returns what is new and what has to go."""
+        old_deltas = tuple(self._deltas)
         fresh = [self._whole(version, patterns)]
         if self._patterns is not None and version == self.version + 1:
             delta = versions.encode_delta(self._patterns, patterns)
@@ -65,15 +68,20 @@ class LiveModels:
             self._deltas.append(fresh[-1])
         else:
             self._deltas.clear()
-        self._full = fresh[0]
-        self._trim(self._full.ref.bytes)
+        whole = fresh[0]
+        self._trim(whole.ref.bytes)
         gone = [item.ref for item in old_deltas if item not in self._deltas]
-        if old_full is not None:
-            gone.append(old_full.ref)
+        gone += [self._wholes.pop(old)[0].ref for old in sorted(self._wholes.keys() - {*keep, version})]
         self.version, self._patterns = version, patterns
-        self._ref = self._make_ref()
-        kept = tuple(item for item in fresh if item is self._full or item in self._deltas)
+        self._wholes[version] = (whole, self._reference(version, patterns, whole))
+        kept = tuple(item for item in fresh if item is whole or item in self._deltas)
         return Change(kept, tuple(gone))
+
+    def withdraw(self, version: int) -> tuple[ObjectRef, ...]:
+        """No task needs this older version any more: what has to go."""
+        assert version != self.version, f"version {version} is the current one"
+        whole = self._wholes.pop(version, None)
+        return () if whole is None else (whole[0].ref,)
 
     def _whole(self, version: int, patterns: Patterns) -> Retained:
         return retained(f"v{version}", versions.encode_full(patterns), self._chunk_bytes)
@@ -85,27 +93,31 @@ class LiveModels:
         ):
             self._deltas.popleft()
 
-    def _make_ref(self) -> ModelRef:
-        assert self._full is not None
-        assert self._patterns is not None
+    def _reference(self, version: int, patterns: Patterns, whole: Retained) -> ModelRef:
         return ModelRef(
-            version=self.version,
-            sha256=versions.version_sha256(self._patterns),
-            parameters=self._patterns.size,
+            version=version,
+            sha256=versions.version_sha256(patterns),
+            parameters=patterns.size,
             dtype=self._dtype,
-            full=self._full.ref,
-            deltas=tuple(delta.ref for delta in self._deltas),
+            full=whole.ref,
         )
 
     @property
     def ref(self) -> ModelRef:
-        assert self._ref is not None, "no version has been made current"
-        return self._ref
+        """Of the current version."""
+        return self.ref_of(self.version)
+
+    def ref_of(self, version: int) -> ModelRef:
+        """A live version and every way to it: whole, or by the chain of deltas that ends with it."""
+        assert version in self._wholes, f"version {version} is not live, {sorted(self._wholes)} are"
+        chain = tuple(
+            d.ref for d in self._deltas if d.ref.base_version is not None and d.ref.base_version < version
+        )
+        return msgspec.structs.replace(self._wholes[version][1], deltas=chain)
 
     def everything(self) -> list[Retained]:
         """All live objects, the graph first: it is what a new agent needs first."""
-        full = [self._full] if self._full is not None else []
-        return [self.graph, *full, *self._deltas]
+        return [self.graph, *(whole for whole, _ in self._wholes.values()), *self._deltas]
 
     def parameters(self) -> Float32:
         """The current version as agents have it: float32[n], a fresh array."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 
 from coordinator import actions as a
@@ -50,10 +50,7 @@ class Outbound:
         self._publish(topics.down(self._config.run, action.agent, kind), m.encode(action.message))
 
     def send_task(self, action: a.SendTask) -> None:
-        ref = self._live.ref
-        assert ref.version == action.version, (
-            f"task {action.task} needs version {action.version}, live is {ref}"
-        )
+        ref = self._live.ref_of(action.version)
         task = m.Task(
             task=action.task,
             round=action.round,
@@ -85,17 +82,24 @@ class Outbound:
 
     # --- live objects ----------------------------------------------------------------------------------------
 
-    def make_current(self, version: int, patterns: Patterns, *, announce: bool = True) -> list[Retained]:
-        """Publish a version and withdraw what it replaces; returns what was published.
+    def make_current(
+        self, version: int, patterns: Patterns, *, keep: Collection[int] = (), announce: bool = True
+    ) -> list[Retained]:
+        """Publish a version beside those in `keep`, withdraw others; returns what was published.
 
         `announce=False` while older versions are only walked through after a restart: withdrawing is still right.
         """
-        change = self._live.advance(version, patterns)
+        change = self._live.advance(version, patterns, keep)
         for ref in change.withdraw:
             self._withdraw(ref)
         if announce:
             self._put(change.publish)
         return list(change.publish)
+
+    def withdraw(self, version: int) -> None:
+        """An older version that no task names any more."""
+        for ref in self._live.withdraw(version):
+            self._withdraw(ref)
 
     def republish(self) -> None:
         """After a connect. What was withdrawn lately goes again: that may not have reached the broker either."""

@@ -17,6 +17,7 @@ from coordinator.config import SETTLED_KEPT_PER_AGENT, CoordinatorConfig
 from coordinator.core import fresh_state
 from coordinator.journal import Journal, JournalError, as_vector, sha256_of
 from coordinator.merges import EMPTY, FEDAVG, MergeSpec, State, state_sha256, unpack_state
+from coordinator.policies import Timings
 from coordinator.state import FINAL, UNDER_WAY, CoordinatorState, Round, RunPhase, Task, TaskState
 from wire.codecs import model as versions
 from wire.codecs.arrays import Float32
@@ -35,10 +36,15 @@ class Model(NamedTuple):
 
 
 def restore_model(
-    journal: Journal, dtype: versions.Dtype, keep: int, spec: MergeSpec = FEDAVG
+    journal: Journal,
+    dtype: versions.Dtype,
+    keep: int,
+    spec: MergeSpec = FEDAVG,
+    also: frozenset[int] = frozenset(),
 ) -> Model | None:
     """Snapshot plus merges, compared with the recorded sha256 of every step. None for a journal without version 0.
 
+    `also`: older versions wanted beside the last `keep`; those that the journal no longer leads to are left out.
     Raises JournalError when the recorded versions cannot be reached.
     """
     last = journal.db.execute("SELECT max(version) FROM versions").fetchone()[0]
@@ -46,7 +52,7 @@ def restore_model(
         return None
     row = journal.db.execute(
         "SELECT version, sha256, master, state FROM snapshots WHERE version <= ? ORDER BY version DESC LIMIT 1",
-        (max(0, last - keep + 1),),
+        (max(min({max(0, last - keep + 1), *also}), _first_replayable(journal)),),
     ).fetchone()
     if row is None:
         raise JournalError(f"{journal.path} has versions but no snapshot to start from")
@@ -55,13 +61,34 @@ def restore_model(
         raise JournalError(f"{journal.path}: the snapshot of version {version} is damaged")
     state = _state_of(journal, version, row[3])
     recent: deque[tuple[int, Patterns]] = deque(maxlen=keep)
+    older: list[tuple[int, Patterns]] = []
     recent.append((version, versions.to_patterns(master, dtype)))
     while version < last:
         version += 1
         master, state = next_model(journal, version, master, state, spec)
+        if len(recent) == keep and recent[0][0] in also:
+            older.append(recent[0])
         recent.append((version, versions.to_patterns(master, dtype)))
     _expect(journal, version, versions.version_sha256(recent[-1][1]), "sha256")
-    return Model(master, tuple(recent), state)
+    return Model(master, (*older, *recent), state)
+
+
+def named_versions(journal: Journal) -> frozenset[int]:
+    """What tasks without an update were opened on: their agents may still have to fetch it."""
+    rows = journal.db.execute(
+        "SELECT DISTINCT version FROM tasks WHERE state = 'open' AND task NOT IN (SELECT task FROM updates)"
+    )
+    return frozenset(row[0] for row in rows.fetchall())
+
+
+def _first_replayable(journal: Journal) -> int:
+    """The oldest snapshot from which every later version can be repeated: older bytes were let go."""
+    return int(
+        journal.db.execute(
+            "SELECT coalesce(min(version), 0) FROM snapshots WHERE version >= (SELECT coalesce(max(m.version), 0)"
+            " FROM merges m JOIN updates u ON u.task = m.task WHERE u.payload IS NULL)"
+        ).fetchone()[0]
+    )
 
 
 def _state_of(journal: Journal, version: int, packed: bytes) -> State:
@@ -101,9 +128,15 @@ def _expect(journal: Journal, version: int, found: str, column: str) -> None:
         )
 
 
-def restore_state(journal: Journal, config: CoordinatorConfig) -> CoordinatorState:
-    """The core's state as of the last commit. Times are set by the core when it starts."""
+def restore_state(
+    journal: Journal, config: CoordinatorConfig, reachable: frozenset[int] | None = None
+) -> CoordinatorState:
+    """The core's state as of the last commit. Times are set by the core when it starts.
+
+    `reachable`: versions of which `restore_model` has a copy; tasks of others cannot go on.
+    """
     state = fresh_state(config)
+    state.reachable = reachable
     db = journal.db
     state.epoch = int(journal.meta("epoch") or 1)
     version = db.execute(
@@ -128,8 +161,26 @@ def restore_state(journal: Journal, config: CoordinatorConfig) -> CoordinatorSta
     for agent in config.agents:
         _restore_tasks(journal, state, agent)
     if state.round is not None:
-        _list_tasks(journal, state, state.round)
+        _list_tasks(journal, state.round)
+    _restore_agents(journal, state)
     return state
+
+
+def _restore_agents(journal: Journal, state: CoordinatorState) -> None:
+    """What policies go by: when each had its last task, what was merged of it, how fast it is."""
+    last = journal.db.execute("SELECT agent, max(number) FROM tasks GROUP BY agent").fetchall()
+    merged = journal.db.execute(
+        "SELECT t.agent, count(*) FROM merges m JOIN tasks t ON t.task = m.task GROUP BY t.agent"
+    ).fetchall()
+    for name, number in last:
+        if name in state.agents:
+            state.agents[name].last_task = number
+    for name, count in merged:
+        if name in state.agents:
+            state.agents[name].merged = count
+    for name, value in journal.memos("timings/").items():
+        if name in state.agents:
+            state.agents[name].timings = msgspec.json.decode(value, type=Timings)
 
 
 def _open_round(journal: Journal) -> Round | None:
@@ -154,13 +205,16 @@ def _open_round(journal: Journal) -> Round | None:
     )
 
 
-def _list_tasks(journal: Journal, state: CoordinatorState, round_: Round) -> None:
+def _list_tasks(journal: Journal, round_: Round) -> None:
     rows = journal.db.execute(
-        "SELECT task, agent FROM tasks WHERE round = ? ORDER BY number", (round_.number,)
+        "SELECT t.task, t.agent, u.defect FROM tasks t LEFT JOIN updates u ON u.task = t.task"
+        " WHERE t.round = ? ORDER BY t.number",
+        (round_.number,),
     )
-    for task, agent in rows.fetchall():
+    for task, agent, defect in rows.fetchall():
         round_.tasks.append(task)
-        round_.attempts[agent] = round_.attempts.get(agent, 0) + 1
+        if defect != "":  # no update, or one that cannot be merged
+            round_.attempts[agent] = round_.attempts.get(agent, 0) + 1
 
 
 _TASKS = """
@@ -172,7 +226,7 @@ WHERE t.agent = ? ORDER BY t.number DESC LIMIT ?
 
 
 def _restore_tasks(journal: Journal, state: CoordinatorState, agent: str) -> None:
-    """The newest of one agent: at most one under way or acked, and those it may still ask for."""
+    """The newest of one agent: at most one under way, a few acked, and those it may still ask for."""
     rows = journal.db.execute(_TASKS, (agent, SETTLED_KEPT_PER_AGENT + 2)).fetchall()
     for row in reversed(rows):
         task = _restored(row)
@@ -181,7 +235,9 @@ def _restore_tasks(journal: Journal, state: CoordinatorState, agent: str) -> Non
             if len(settled) == settled.maxlen:
                 state.tasks.pop(settled[0], None)
             settled.append(task.id)
-        elif task.state in UNDER_WAY:
+        else:
+            state.unended[task.id] = task
+        if task.state in UNDER_WAY:
             state.agents[agent].task = task.id
         state.tasks[task.id] = task
 

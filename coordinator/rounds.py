@@ -1,11 +1,14 @@
-"""The life of a round: opened, its lack of agents made good, extended, closed."""
+"""The life of a round: opened, its lack of agents made good, extended, closed.
+
+A round is the making of one version. Where the schedule carries, tasks and updates of older rounds go on beside it.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import Counter
 
 from coordinator import actions as a
-from coordinator import tasks, uploads
+from coordinator import fleet, tasks, uploads, waiting
 from coordinator.policies import Close, Extend, Fail, Replace, RoundView, Wait
 from coordinator.presence import away
 from coordinator.state import UNDER_WAY, Agent, Round, Task, TaskState
@@ -14,31 +17,21 @@ from coordinator.turn import Turn
 S = TaskState
 
 
-class Awaited(NamedTuple):
-    """Whom we wait for: for how long already, and for how long at most from now."""
-
-    agent: str
-    phase: str
-    since_s: float
-    until_s: float
-
-
-def free_agents(turn: Turn) -> list[Agent]:
-    return [agent for agent in turn.state.agents.values() if agent.online and not agent.task]
-
-
 def open_round(turn: Turn, free: list[Agent]) -> None:
     state, policy = turn.state, turn.policy
     number = state.rounds_done + 1
-    cohort = policy.select([agent.name for agent in free], turn.rng("select", number))
+    cohort = policy.choose(fleet.views(turn, free), len(state.agents), turn.rng("select", number))
+    target, quorum = policy.size(len(cohort))
+    deadline_s = policy.round_deadline_s([state.agents[name].timings for name in cohort])
     round_ = Round(
         number=number,
         version=state.version,
-        target=policy.target,
-        quorum=policy.quorum,
+        target=target,
+        quorum=quorum,
         opened=turn.now,
-        deadline_s=policy.deadline_s,
-        deadline=turn.now + policy.deadline_s,
+        quiet_since=turn.now,
+        deadline_s=deadline_s,
+        deadline=turn.now + deadline_s,
         cohort=cohort,
     )
     state.round = round_
@@ -47,7 +40,9 @@ def open_round(turn: Turn, free: list[Agent]) -> None:
         "round_opened",
         round=number,
         version=round_.version,
-        cohort=cohort,
+        cohort=list(cohort),
+        target=target,
+        carried=len(state.unended),
         deadline_s=round_.deadline_s,
         quorum=round_.quorum,
     )
@@ -74,30 +69,53 @@ def tasks_of(turn: Turn, round_: Round) -> list[Task]:
 
 
 def spare_agents(turn: Turn, round_: Round) -> list[Agent]:
-    """Free, online, and neither has it given this round an update nor used up its attempts."""
-    gave = {task.agent for task in tasks_of(turn, round_) if task.state is S.ACKED}
+    """Those that can be given a task, and have not used up their attempts.
+
+    A round that waits for its cohort takes one update of each; where versions follow each other in a stream a fast
+    agent may be in one twice.
+    """
+    gave: set[str] = set()
+    if not turn.policy.streams:
+        gave = {task.agent for task in tasks_of(turn, round_) if task.state is S.ACKED}
     attempts = turn.config.attempts_max * (1 + round_.extensions)
     return [
         agent
-        for agent in free_agents(turn)
+        for agent in fleet.available(turn)
         if agent.name not in gave and round_.attempts.get(agent.name, 0) < attempts
     ]
 
 
+def usable(turn: Turn, round_: Round) -> list[Task]:
+    """Updates that the round's version could have, in the order of their arrival."""
+    pool = turn.state.pool
+    return pool if turn.policy.carries else [task for task in pool if task.round == round_.number]
+
+
 def view(turn: Turn, round_: Round) -> RoundView:
-    under_way = [task for task in tasks_of(turn, round_) if task.state in UNDER_WAY]
-    gone = [task for task in under_way if task.state is not S.RECEIVED and away(turn, task)]
+    counts: Counter[str] = Counter()
+    for task in turn.state.under_way:
+        mine = task.round == round_.number
+        if task.state is S.RECEIVED:
+            counts["receiving"] += mine
+        elif away(turn, task):
+            counts["away"] += 1
+            continue
+        elif turn.now >= task.deadline and turn.now < round_.deadline:
+            continue  # out of its own time: nobody waits for it any more
+        counts["expected" if mine else "carried"] += 1
     return RoundView(
         target=round_.target,
         quorum=round_.quorum,
-        mergeable=sum(task.mergeable for task in tasks_of(turn, round_)),
-        expected=len(under_way) - len(gone),
-        away=len(gone),
-        receiving=sum(task.state is S.RECEIVED for task in under_way),
+        mergeable=len(usable(turn, round_)),
+        expected=counts["expected"],
+        carried=counts["carried"],
+        away=counts["away"],
+        receiving=counts["receiving"],
         spare=len(spare_agents(turn, round_)),
         deadline=round_.deadline,
         deadline_s=round_.deadline_s,
         extensions=round_.extensions,
+        quiet_since=round_.quiet_since,
     )
 
 
@@ -106,9 +124,11 @@ def collect(turn: Turn) -> str:
 
     Returns why the run has failed, or an empty string.
     """
+    end_expired(turn)
     while (round_ := turn.state.round) is not None and not round_.committing:
         match turn.policy.decide(view(turn, round_), turn.now):
-            case Wait():
+            case Wait(until=until):
+                turn.state.wait_until = until
                 break
             case Close(reason=reason):
                 _close_round(turn, round_, reason)
@@ -120,25 +140,42 @@ def collect(turn: Turn) -> str:
                 return reason
     if turn.state.round is not None:
         _nudge(turn)
-        record_waiting(turn)
+        waiting.record_waiting(turn)
     return ""
 
 
+def end_expired(turn: Turn) -> None:
+    """Tasks that outlive their round end by themselves; whoever holds one can be given another then."""
+    for task in turn.state.under_way:
+        if turn.now >= task.expires and task.state is not S.RECEIVED:
+            tasks.close_task(
+                turn, task, S.TIMED_OUT, f"not here {turn.now - task.since:.0f} s after {task.state}"
+            )
+
+
+def end_stale(turn: Turn) -> None:
+    """A new version makes everything older: what is too old now ends."""
+    if turn.policy.carries:
+        for task in list(turn.state.unended.values()):
+            tasks.discarded_as_stale(turn, task)
+
+
 def _replace(turn: Turn, round_: Round, count: int) -> None:
-    spare = spare_agents(turn, round_)
-    drawn = turn.rng("replace", round_.number, len(round_.tasks)).sample(
-        sorted(agent.name for agent in spare), min(count, len(spare))
-    )
+    seen = fleet.views(turn, spare_agents(turn, round_))
+    rng = turn.rng("replace", round_.number, len(round_.tasks))
+    drawn = turn.policy.refill(seen, count, len(turn.state.agents), rng)
     assert drawn, "the policy asked for replacements where there are none"
-    round_.cohort += [name for name in drawn if name not in round_.cohort]
-    journal_round(turn, round_)
+    fresh = [name for name in drawn if name not in round_.cohort]
+    if fresh:
+        round_.cohort += fresh
+        journal_round(turn, round_)
     for name in drawn:
         tasks.open_task(turn, round_, turn.state.agents[name])
 
 
 def _extend(turn: Turn, round_: Round, deadline: float) -> None:
     """Past the deadline without a quorum: recorded, and the agents are told how long they have now."""
-    have = sum(task.mergeable for task in tasks_of(turn, round_))
+    have = len(usable(turn, round_))
     round_.extensions += 1
     round_.deadline = deadline
     journal_round(turn, round_)
@@ -153,32 +190,42 @@ def _extend(turn: Turn, round_: Round, deadline: float) -> None:
     for task in tasks_of(turn, round_):
         if task.state in UNDER_WAY:
             task.deadline = deadline
+            task.expires = max(task.expires, deadline + turn.policy.carry_s)
             if task.state in (S.OPEN, S.TRAINING):
                 tasks.send_task(turn, task)
 
 
 def _close_round(turn: Turn, round_: Round, reason: str) -> None:
-    """Take the first `target` updates by arrival, settle everything else, and have the version committed."""
-    mine = tasks_of(turn, round_)
-    usable = sorted((task for task in mine if task.mergeable), key=lambda task: task.position)
-    taken, surplus = usable[: round_.target], usable[round_.target :]
+    """Take the first `target` updates by arrival and have the version committed. Without carrying, settle the rest."""
+    pool = usable(turn, round_)
+    taken, rest = pool[: round_.target], pool[round_.target :]
     round_.committing, round_.close_reason = True, reason
+    round_.taken = [task.id for task in taken]
     gave = {task.agent for task in taken}
-    round_.missing = tuple(sorted({task.agent for task in mine} - gave))
-    for task in surplus:
-        tasks.discard(turn, task, S.SURPLUS, f"round {round_.number} had its {round_.target} updates")
-    for task in mine:
-        if task.state in UNDER_WAY and task.state is not S.RECEIVED:
-            tasks.close_task(turn, task, *_why_without(turn, task, reason))
-    updates = tuple(a.MergeItem(t.id, t.agent, t.sha256, t.samples) for t in taken)
+    round_.missing = tuple(sorted({task.agent for task in tasks_of(turn, round_)} - gave))
+    if not turn.policy.carries:
+        _settle_rest(turn, round_, rest, reason)
+    updates = tuple(a.MergeItem(t.id, t.agent, t.sha256, t.samples, _factor(turn, t)) for t in taken)
     turn.emit(
         a.CommitVersion(
-            version=round_.version + 1,
-            round=round_.number,
-            server_lr=turn.config.policy.server_lr,
-            updates=updates,
+            version=round_.version + 1, round=round_.number, server_lr=turn.policy.merge_lr, updates=updates
         )
     )
+
+
+def _factor(turn: Turn, task: Task) -> float:
+    age = tasks.staleness(turn, task)
+    factor = turn.policy.factor(age)
+    assert factor is not None, f"{task.id} is {age} versions old and still here: {list(task.story)}"
+    return factor
+
+
+def _settle_rest(turn: Turn, round_: Round, surplus: list[Task], reason: str) -> None:
+    for task in surplus:
+        tasks.discard(turn, task, S.SURPLUS, f"round {round_.number} had its {round_.target} updates")
+    for task in tasks_of(turn, round_):
+        if task.state in UNDER_WAY and task.state is not S.RECEIVED:
+            tasks.close_task(turn, task, *_why_without(turn, task, reason))
 
 
 def _why_without(turn: Turn, task: Task, reason: str) -> tuple[TaskState, str]:
@@ -193,46 +240,10 @@ def _why_without(turn: Turn, task: Task, reason: str) -> tuple[TaskState, str]:
 def _nudge(turn: Turn) -> None:
     """One lost message must not cost a round: ask again where there was no sign for too long."""
     config = turn.config
-    for agent in turn.state.agents.values():
-        task = turn.state.tasks.get(agent.task)
-        if task is None or not agent.online:
+    for task in turn.state.under_way:
+        if not turn.state.agents[task.agent].online:
             continue
         if task.state is S.OPEN and turn.now >= task.heard + config.nudge_s:
             tasks.send_task(turn, task)
         elif task.state is S.GRANTED and turn.now >= task.heard + config.grant_idle_s:
             uploads.regrant(turn, task)
-
-
-def record_waiting(turn: Turn) -> None:
-    """For whom, for how long already and for how long yet (seconds, relative to the event)."""
-    state, round_ = turn.state, turn.state.round
-    if round_ is None:
-        return
-    # Sums as in `core.next_wakeup`: a difference may round the other way, and we would sleep past the moment.
-    if turn.now < max(state.waiting_recorded, round_.opened) + turn.config.waiting_every_s:
-        return
-    owing = [task for task in tasks_of(turn, round_) if task.state in UNDER_WAY]
-    state.waiting_recorded = turn.now
-    if not owing:
-        return
-    record_waiting_for(
-        turn,
-        round_.number,
-        [
-            Awaited(
-                task.agent,
-                task.phase if state.agents[task.agent].online else "away",
-                turn.now - task.phase_since,
-                round_.deadline - turn.now,
-            )
-            for task in owing
-        ],
-    )
-
-
-def record_waiting_for(turn: Turn, number: int, awaited: list[Awaited]) -> None:
-    described = [
-        {"agent": x.agent, "phase": x.phase, "since_s": round(x.since_s, 1), "until_s": round(x.until_s, 1)}
-        for x in awaited
-    ]
-    turn.record("waiting", round=number, **{"for": described})

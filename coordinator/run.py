@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from coordinator import actions as a
 from coordinator import events as e
-from coordinator import rounds, tasks
-from coordinator.rounds import tasks_of
+from coordinator import fleet, rounds, tasks, versions, waiting
 from coordinator.state import UNDER_WAY, Round, RunPhase, TaskState
 from coordinator.turn import Turn
 from wire import messages as m
@@ -34,6 +33,7 @@ def advance(turn: Turn) -> None:
         failure = rounds.collect(turn)
         if failure:
             fail(turn, failure)
+    versions.withdraw_unneeded(turn)
     if state.phase is RunPhase.FINISHING:
         _say_goodbye(turn)
 
@@ -47,17 +47,12 @@ def _gather(turn: Turn) -> None:
     if state.rounds_done >= config.rounds:
         finish(turn, "rounds")
         return
-    free = rounds.free_agents(turn)
-    first = state.rounds_done == 0
-    enough = (
-        policy.wanted(len(state.agents))
-        if first and turn.now < state.phase_since + config.start_timeout_s
-        else policy.quorum
-    )
-    if len(free) >= enough:
+    rounds.end_expired(turn)
+    free = fleet.available(turn)
+    if _enough(turn, len(free)):
         rounds.open_round(turn, free)
         enter(turn, RunPhase.COLLECTING)
-    elif turn.now >= state.phase_since + 2 * config.start_timeout_s:
+    elif turn.now >= state.phase_since + 2 * config.start_timeout_s and not state.unended:
         fail(
             turn,
             f"only {len(free)} of the {policy.quorum} agents that a round needs were there "
@@ -65,6 +60,19 @@ def _gather(turn: Turn) -> None:
         )
     else:
         _record_absent(turn)
+
+
+def _enough(turn: Turn, free: int) -> bool:
+    """Whether the next round can begin. The first waits for everybody it wants, up to the start's timeout."""
+    state, policy = turn.state, turn.policy
+    if state.rounds_done == 0:
+        patient = turn.now < state.phase_since + turn.config.start_timeout_s
+        return free >= (policy.wanted(len(state.agents)) if patient else policy.quorum)
+    if not policy.carries:
+        return free >= policy.quorum
+    # What is carried counts: updates that are there, and tasks whose agents are.
+    carried = sum(t.mergeable or state.agents[t.agent].online for t in state.unended.values())
+    return policy.streams or (free > 0 and free + carried >= policy.quorum)
 
 
 def _absent(turn: Turn) -> list[str]:
@@ -78,11 +86,11 @@ def _record_absent(turn: Turn) -> None:
         return
     state.waiting_recorded = turn.now
     left = state.phase_since + 2 * config.start_timeout_s - turn.now
-    rounds.record_waiting_for(
+    waiting.record_waiting_for(
         turn,
         state.rounds_done + 1,
         [
-            rounds.Awaited(name, "absent", turn.now - state.agents[name].away_since, left)
+            waiting.Awaited(name, "absent", turn.now - state.agents[name].away_since, left)
             for name in _absent(turn)
         ],
     )
@@ -99,26 +107,24 @@ def committed(turn: Turn, event: e.VersionCommitted) -> None:
             f"version {event.version} was committed, but version {state.version} has no such round"
         )
     refused = dict(event.refused)
-    taken = [task for task in tasks_of(turn, round_) if task.state is S.ACKED]
-    taken.sort(key=lambda task: task.position)
-    state.version, state.version_sha256 = event.version, event.sha256
+    taken = [state.tasks[name] for name in round_.taken]
     kept = [task for task in taken if task.id not in refused]
     turn.record(
         "version_committed",
         version=event.version,
         sha256=event.sha256,
         round=round_.number,
-        updates=[
-            {"task": t.id, "agent": t.agent, "sha256": t.sha256, "weight": float(t.samples)} for t in kept
-        ],
+        updates=[versions.describe_merged(turn, task) for task in kept],
     )
-    turn.emit(a.PublishVersion(version=event.version, round=round_.number))
+    state.version, state.version_sha256 = event.version, event.sha256
+    versions.publish(turn, round_.number)
     for task in taken:
         if task.id in refused:
             tasks.discard(turn, task, S.REFUSED, refused[task.id])
         else:
             tasks.merged(turn, task, event.version)
     _end_round(turn, round_, len(kept))
+    rounds.end_stale(turn)
 
 
 def _end_round(turn: Turn, round_: Round, merged: int) -> None:
@@ -137,14 +143,34 @@ def _end_round(turn: Turn, round_: Round, merged: int) -> None:
     if state.target_met:  # an earlier version met it while this one was being committed
         finish(turn, "target")
         return
-    turn.emit(a.Evaluate(version=state.version, round=round_.number))
+    _evaluate(turn)
     enter(turn, _after_version(turn))
+
+
+def _evaluate(turn: Turn) -> None:
+    """Where versions follow each other in a stream, those that come while one is evaluated are passed over."""
+    state = turn.state
+    if turn.policy.streams and state.evaluating is not None and state.rounds_done < turn.config.rounds:
+        return
+    state.evaluating = state.version
+    turn.emit(a.Evaluate(version=state.version, round=state.rounds_done))
+
+
+def _evaluation_over(turn: Turn, version: int) -> None:
+    """The newest version is next, if it was passed over."""
+    state = turn.state
+    if state.evaluating is None or state.evaluating > version:
+        return
+    state.evaluating = None
+    if turn.policy.streams and version < state.version and not state.finish_reason and not state.target_met:
+        _evaluate(turn)
 
 
 def _after_version(turn: Turn) -> RunPhase:
     """With a target, a round that the target makes needless is not begun; the last version is always evaluated."""
     state = turn.state
-    wait = turn.config.stop_at_accuracy is not None or state.rounds_done >= turn.config.rounds
+    last = state.rounds_done >= turn.config.rounds
+    wait = last or (turn.config.stop_at_accuracy is not None and not turn.policy.streams)
     return RunPhase.EVALUATING if wait else RunPhase.GATHERING
 
 
@@ -173,6 +199,7 @@ def evaluated(turn: Turn, event: e.Evaluated) -> None:
         finish(turn, "target")
     elif state.phase is RunPhase.EVALUATING and event.version == state.version:
         enter(turn, RunPhase.GATHERING)
+    _evaluation_over(turn, event.version)
 
 
 def evaluation_failed(turn: Turn, event: e.EvaluationFailed) -> None:
@@ -186,6 +213,7 @@ def evaluation_failed(turn: Turn, event: e.EvaluationFailed) -> None:
     )
     if turn.state.phase is RunPhase.EVALUATING and event.version == turn.state.version:
         enter(turn, RunPhase.GATHERING)
+    _evaluation_over(turn, event.version)
 
 
 # --- finish -------------------------------------------------------------------------------------------------------
@@ -250,7 +278,8 @@ def started(turn: Turn, event: e.Started) -> None:
         parameters=turn.config.parameters,
         resumed=event.resumed,
     )
-    turn.emit(a.PublishVersion(version=state.version, round=state.rounds_done))
+    versions.end_unreachable(turn)
+    versions.publish(turn, state.rounds_done)
     if state.finish_reason:
         reason, state.finish_reason = state.finish_reason, ""
         state.goodbye_from = now + turn.config.drop_after_s
@@ -260,7 +289,7 @@ def started(turn: Turn, event: e.Started) -> None:
     if state.round is not None:
         _resume_round(turn, state.round)
     if state.evaluated_version < state.version or state.version == 0:
-        turn.emit(a.Evaluate(version=state.version, round=state.rounds_done))
+        _evaluate(turn)
         if state.round is None and state.version > 0:
             enter(turn, _after_version(turn))
     elif state.target_met:
@@ -270,21 +299,26 @@ def started(turn: Turn, event: e.Started) -> None:
 def _settle_orphans(turn: Turn) -> None:
     """Whose round was closed, or whose content was found unfit, when the last life ended before it could say so."""
     state = turn.state
-    mine = set(state.round.tasks) if state.round is not None else set()
-    for task in list(state.tasks.values()):
+    mine = state.round.number if state.round is not None else None
+    for task in list(state.unended.values()):
         if task.state is S.ACKED and task.defect:
             tasks.discard(turn, task, S.REFUSED, task.defect)
-        elif task.state is S.ACKED and task.id not in mine:
+        elif turn.policy.carries:
+            tasks.discarded_as_stale(turn, task)
+        elif task.state is S.ACKED and task.round != mine:
             tasks.discard(turn, task, S.LATE, f"round {task.round} was closed")
-        elif task.state in UNDER_WAY and task.id not in mine:
+        elif task.state in UNDER_WAY and task.round != mine:
             tasks.close_task(turn, task, S.TIMED_OUT, f"round {task.round} was closed")
+    for task in state.under_way:
+        task.since = task.phase_since = task.heard = turn.now
+        task.story.append(f"{turn.now:.3f} {task.state}: resumed in epoch {state.epoch}")
+        tasks.give_time(turn, None, task)
 
 
 def _resume_round(turn: Turn, round_: Round) -> None:
     now = turn.now
-    round_.opened, round_.deadline = now, now + round_.deadline_s
-    for task in tasks_of(turn, round_):
-        task.since = task.phase_since = task.heard = now
-        task.deadline = round_.deadline
-        task.story.append(f"{now:.3f} {task.state}: resumed in epoch {turn.state.epoch}")
+    round_.opened = round_.quiet_since = now
+    round_.deadline = now + round_.deadline_s
+    for task in turn.state.under_way:
+        tasks.give_time(turn, round_, task)
     enter(turn, RunPhase.COLLECTING)

@@ -223,6 +223,8 @@ class Service:
                 self._inbound.drop(action.agent, action.task)
             case a.PublishVersion():
                 self._publish_version(action)
+            case a.WithdrawVersion():
+                self._outbound.withdraw(action.version)
             case a.Republish():
                 self._outbound.republish()
             case a.Evaluate():
@@ -240,9 +242,11 @@ class Service:
         """Also walks through the recent versions after a restart, so that the chain of deltas is there again."""
         objects = []
         for version in sorted(v for v in self._patterns if v <= action.version):
-            announce = version == action.version
             if version > self._outbound.current:
-                objects = self._outbound.make_current(version, self._patterns[version], announce=announce)
+                named = version == action.version or version in action.keep
+                objects = self._outbound.make_current(
+                    version, self._patterns[version], keep=action.keep, announce=named
+                )
         for version in [v for v in self._patterns if v < action.version]:
             del self._patterns[version]
         described = [{"name": o.ref.name, "bytes": o.ref.bytes, "chunks": o.ref.chunks} for o in objects]

@@ -24,7 +24,7 @@ from coordinator.merges import MergeSpec
 from coordinator.merging import merge_spec
 from coordinator.mqtt import BrokerAddress, BrokerLink
 from coordinator.outbound import Outbound
-from coordinator.recovery import Model, restore_model, restore_state
+from coordinator.recovery import Model, named_versions, restore_model, restore_state
 from coordinator.refusals import RefusalLog
 from coordinator.service import Service
 from history.writer import HistoryWriter
@@ -113,7 +113,7 @@ def open_journal(root: Path, files: Files, merging: MergeSpec) -> tuple[Journal,
     dtype = files.plan.compression.downlink
     try:
         journal = Journal.open(path, run=files.plan.run, plan_sha256=files.plan_sha256)
-        model = restore_model(journal, dtype, DELTAS_MAX + 1, merging)
+        model = restore_model(journal, dtype, DELTAS_MAX + 1, merging, also=named_versions(journal))
         resumed = model is not None
         if model is None:
             patterns = versions.to_patterns(files.initial, dtype)
@@ -187,6 +187,7 @@ def _assemble(
     evaluator: Evaluator,
 ) -> Service:
     parameters, dtype = files.artifact.size, files.plan.compression.downlink
+    reachable = frozenset(version for version, _ in model.recent)
     # Refusals and a full outbox are told to the service, which is made last: hence the two lambdas.
     made: list[Service] = []
     inbound = Inbound(
@@ -200,7 +201,7 @@ def _assemble(
     outbound = Outbound(config, link, inbound, live, full=lambda topic: made[0].outbox_full(topic))
     made.append(
         Service(
-            core=CoordinatorCore(config, restore_state(journal, config)),
+            core=CoordinatorCore(config, restore_state(journal, config, reachable)),
             journal=journal,
             model=model,
             merging=merging,

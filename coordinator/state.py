@@ -18,7 +18,28 @@ An agent that was killed may come back with nothing: then its task goes back to 
 had offered.
 `received` has no way back and no way out but `acked`: bytes on their way to the journal are never forgotten.
 
-A *round* is `open`, then `committing` (the service merges and commits the version), then gone: the version is there.
+A *round* is the making of one version: `open`, then `committing` (the service merges and commits the version), then
+gone: the version is there. Where the schedule carries (`coordinator.policies.base`), a task outlives its round: what is
+`acked` then waits in the common pool for the version that takes it, and the task ends by itself at `expires`.
+
+| from | to | when |
+|---|---|---|
+| open | training | the first sign of the agent: progress, or a hello with the task in hand |
+| open, training | offered | its offer, or a hello with its update spooled |
+| training, offered, granted | open | the agent came back with nothing: the same task is sent again |
+| offered | granted | there is room for its bytes |
+| offered | refused | it is larger than any update can be |
+| granted | offered | it lost its spool and offers other bytes |
+| granted | received | all chunks are there and the sha256 is right |
+| received | acked | the commit that holds the bytes has returned |
+| acked | merged | a committed version has it |
+| acked | late, surplus | its round, or the run, was over; the round had enough |
+| acked | stale | it is more than `max_staleness` versions old |
+| acked | refused | its content cannot be merged |
+| open, training, offered, granted | failed, timed_out, dropped, cancelled | see above |
+
+A *version* is live while it is the current one or an open task names it: it can be fetched. At most `VERSIONS_LIVE_MAX`
+are, so no task is opened that could make the next version one too many.
 """
 
 from __future__ import annotations
@@ -28,6 +49,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from coordinator.config import SETTLED_KEPT_PER_AGENT, STORY_LINES
+from coordinator.policies.deadlines import Timings
 from wire.messages import OutcomeKind, Report
 
 
@@ -91,7 +113,10 @@ class Task:
     round: int
     version: int
     seed: int
-    deadline: float
+    deadline: float  # until then it is expected
+    deadline_s: float = 0.0  # of which it is made, anew after a restart
+    expires: float = float("inf")  # it ends by itself; a task that does not outlive its round has no need to
+    opened: float | None = None  # None: in another life of ours, whose clock is gone
     state: TaskState = S.OPEN
     since: float = 0.0  # when it entered its state
     phase: str = "sent"  # what the agent last said it does
@@ -148,6 +173,9 @@ class Agent:
     version: int | None = None
     settled: deque[str] = field(default_factory=lambda: deque(maxlen=SETTLED_KEPT_PER_AGENT))
     task: str = ""  # the one it works for us on; empty when it is free
+    last_task: int = 0  # the number of its last task among all; for fairness
+    merged: int = 0  # updates of it that a version has
+    timings: Timings = field(default_factory=Timings)
 
 
 @dataclass(slots=True)
@@ -161,9 +189,11 @@ class Round:
     deadline: float
     cohort: list[str] = field(default_factory=list)
     tasks: list[str] = field(default_factory=list)
-    attempts: dict[str, int] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)  # tasks of one agent that led to no update
     extensions: int = 0
+    quiet_since: float = 0.0  # the last update, or the opening
     committing: bool = False
+    taken: list[str] = field(default_factory=list)  # what the commit under way has, in its order
     close_reason: str = ""
     missing: tuple[str, ...] = ()
 
@@ -188,6 +218,10 @@ class CoordinatorState:
     round: Round | None = None
     rounds_done: int = 0
     tasks: dict[str, Task] = field(default_factory=dict)
+    unended: dict[str, Task] = field(default_factory=dict)  # those of `tasks` that are under way or acked
+    live: list[int] = field(default_factory=list)  # versions that can be fetched, oldest first
+    reachable: frozenset[int] | None = None  # after a restart: versions that there is still a copy of
+    evaluating: int | None = None  # the version whose evaluation is under way
     offers: deque[str] = field(default_factory=deque)  # tasks that wait for a grant, first come first served
     grants: dict[str, int] = field(default_factory=dict)  # task -> bytes there is room for
     tasks_made: int = 0
@@ -196,9 +230,19 @@ class CoordinatorState:
     evaluated_version: int = -1
     target_met: bool = False
     waiting_recorded: float = float("-inf")
+    wait_until: float = float("inf")  # when the policy wants to be asked again
     finish_reason: str = ""
     goodbye_from: float = float("-inf")  # after a restart: nobody has had the time to say hello before
 
     @property
     def granted_bytes(self) -> int:
         return sum(self.grants.values())
+
+    @property
+    def under_way(self) -> list[Task]:
+        return [task for task in self.unended.values() if task.state in UNDER_WAY]
+
+    @property
+    def pool(self) -> list[Task]:
+        """Acked updates that can be merged, in the order of their arrival."""
+        return sorted((t for t in self.unended.values() if t.mergeable), key=lambda task: task.position)

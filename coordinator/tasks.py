@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from coordinator import actions as a
+from coordinator.policies import Timings
 from coordinator.state import FINAL, OUTCOME_STATES, Agent, Round, Task, TaskState
 from coordinator.turn import Turn, derive_seed
 from wire import messages as m
@@ -24,6 +27,7 @@ def open_task(turn: Turn, round_: Round, agent: Agent) -> Task:
             turn.config.seed, "train", round_.number, agent.name, round_.attempts.get(agent.name, 0)
         ),
         deadline=round_.deadline,
+        opened=now,
         since=now,
         phase_since=now,
         heard=now,
@@ -31,9 +35,10 @@ def open_task(turn: Turn, round_: Round, agent: Agent) -> Task:
     task.story.append(f"{now:.3f} open: round {round_.number}, version {round_.version}")
     round_.attempts[agent.name] = round_.attempts.get(agent.name, 0) + 1
     round_.tasks.append(task.id)
-    state.tasks[task.id] = task
-    agent.task = task.id
-    left = round_.deadline - now
+    state.tasks[task.id] = state.unended[task.id] = task
+    agent.task, agent.last_task = task.id, state.tasks_made
+    give_time(turn, round_, task)
+    left = task.deadline - now
     turn.emit(
         a.JournalTask(
             task=task.id,
@@ -54,6 +59,27 @@ def open_task(turn: Turn, round_: Round, agent: Agent) -> Task:
     )
     send_task(turn, task)
     return task
+
+
+def give_time(turn: Turn, round_: Round | None, task: Task) -> None:
+    """What the task is given from now: its device's own time, within the deadline of its round while that is open."""
+    policy, now = turn.policy, turn.now
+    task.deadline_s = policy.task_deadline_s(turn.state.agents[task.agent].timings)
+    task.deadline = now + task.deadline_s
+    mine = round_ is not None and task.round == round_.number
+    if policy.streams:
+        task.expires = task.deadline
+        return
+    if round_ is not None and mine:
+        task.deadline = min(task.deadline, round_.deadline)
+    if policy.carries:
+        task.expires = (round_.deadline if round_ is not None and mine else now) + policy.carry_s
+
+
+def learn_timings(turn: Turn, agent: Agent, timings: Timings) -> None:
+    """Durable with the next commit: a restart begins with what was known."""
+    agent.timings = timings
+    turn.emit(a.JournalMemo(key=f"timings/{agent.name}", value=msgspec.json.encode(timings).decode()))
 
 
 def send_task(turn: Turn, task: Task) -> None:
@@ -115,9 +141,28 @@ def discard(turn: Turn, task: Task, to: TaskState, reason: str) -> None:
     turn.send(task.agent, outcome_of(task))
 
 
+def staleness(turn: Turn, task: Task) -> int:
+    """Versions between the one it is trained on and the one it would be merged onto now."""
+    return turn.state.version - task.version
+
+
+def discarded_as_stale(turn: Turn, task: Task) -> bool:
+    """End a task whose update is, or would be, too old to be merged. Bytes on their way to the journal come first."""
+    age = staleness(turn, task)
+    if turn.policy.factor(age) is not None or task.state is S.RECEIVED:
+        return False
+    reason = f"trained on version {task.version}, {age} versions before this one"
+    if task.state is S.ACKED:
+        discard(turn, task, S.STALE, reason)
+    else:
+        close_task(turn, task, S.CANCELLED, reason)
+    return True
+
+
 def merged(turn: Turn, task: Task, version: int) -> None:
     """Settle an update that `version` has; its row is in the version's own transaction."""
     task.version_merged = version
+    turn.state.agents[task.agent].merged += 1
     _end(turn, task, S.MERGED, f"version {version}")
     _record_closed(turn, task)
     turn.send(task.agent, outcome_of(task))
@@ -138,7 +183,10 @@ def _end(turn: Turn, task: Task, to: TaskState, reason: str) -> None:
     task.go(to, turn.now, reason)
     task.reason = reason[:512]
     task.report = None
+    turn.state.unended.pop(task.id, None)
     agent = turn.state.agents[task.agent]
+    if to is S.TIMED_OUT and turn.now >= task.deadline:
+        learn_timings(turn, agent, agent.timings.timed_out())
     if agent.task == task.id:
         agent.task = ""
     remember_settled(turn, agent, task)

@@ -155,6 +155,10 @@ def received(turn: Turn, event: e.UpdateReceived) -> None:
             defect=task.defect,
         )
     )
+    if task.opened is not None and task.report is not None:
+        agent = state.agents[task.agent]
+        took_s = turn.now - task.opened
+        tasks.learn_timings(turn, agent, agent.timings.finished(took_s, task.report.train_s))
     grant_waiting(turn)
 
 
@@ -185,8 +189,20 @@ def journalled(turn: Turn, event: e.UpdateJournalled) -> None:
     turn.record("update_journalled", task=task.id, agent=task.agent, sha256=task.sha256)
     turn.send(task.agent, m.Ack(task=task.id, sha256=task.sha256))
     turn.record("update_acked", task=task.id, agent=task.agent, sha256=task.sha256)
-    round_ = turn.state.round
+    _into_the_pool(turn, task)
+
+
+def _into_the_pool(turn: Turn, task: Task) -> None:
+    """The update waits for its version, unless none will take it."""
+    round_, carries = turn.state.round, turn.policy.carries
+    mine = round_ is not None and task.round == round_.number and not round_.committing
     if task.defect:
         tasks.discard(turn, task, S.REFUSED, task.defect)
-    elif round_ is None or task.round != round_.number or round_.committing:
+    elif turn.state.finish_reason:
+        tasks.discard(turn, task, S.LATE, f"the run has ended: {turn.state.finish_reason}")
+    elif not mine and not carries:
         tasks.discard(turn, task, S.LATE, f"round {task.round} was closed")
+    elif not tasks.discarded_as_stale(turn, task) and round_ is not None:
+        round_.quiet_since = turn.now
+        if round_.attempts.get(task.agent, 0) > 0 and mine:
+            round_.attempts[task.agent] -= 1

@@ -25,7 +25,7 @@ from coordinator.journal import Journal, Transaction
 from coordinator.live import DELTAS_MAX, LiveModels
 from coordinator.merges import MergeSpec
 from coordinator.outbound import Outbound
-from coordinator.recovery import Model, restore_model, restore_state
+from coordinator.recovery import Model, named_versions, restore_model, restore_state
 from coordinator.refusals import RefusalLog
 from coordinator.service import Service
 from simulation.broker import RECONNECT_S, Broker, Connection, Packet, Peer
@@ -192,7 +192,9 @@ class CoordinatorHost:
 
     def _start(self) -> None:
         self.journal.next_epoch()
-        model = restore_model(self.journal, "fp16", DELTAS_MAX + 1, self.merging)
+        model = restore_model(
+            self.journal, "fp16", DELTAS_MAX + 1, self.merging, named_versions(self.journal)
+        )
         assert model is not None, "version 0 is journalled before anything else"
         self.link = SimulatedLink(self)
         self.service = self._assemble(model)
@@ -211,7 +213,8 @@ class CoordinatorHost:
         )
         live = LiveModels(GRAPH, "fp16", MODEL_CHUNK_BYTES)
         outbound = Outbound(config, self.link, inbound, live, full=lambda topic: made[0].outbox_full(topic))
-        self.core = self.core_type(config, restore_state(self.journal, config))
+        reachable = frozenset(version for version, _ in model.recent)
+        self.core = self.core_type(config, restore_state(self.journal, config, reachable))
         parts: dict[str, Any] = {
             "link": self.link,
             "evaluation": SimulatedEvaluation(self),

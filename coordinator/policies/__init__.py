@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from coordinator.policies.base import Close, Decision, Extend, Fail, Policy, Replace, RoundView, Wait
+from coordinator.policies.asynchronous import Asynchronous
+from coordinator.policies.base import Close, Decision, Extend, Fail, Policy, Replace, RoundView, Size, Wait
+from coordinator.policies.buffered import Buffered
+from coordinator.policies.deadlines import Timings
+from coordinator.policies.selection import AgentView
 from coordinator.policies.synchronous import Synchronous
+from coordinator.policies.tiered import Tiered
 from topology.plan import PolicyPlan
 
-POLICIES: dict[str, Callable[[PolicyPlan], Policy]] = {"synchronous": Synchronous}
+POLICIES: dict[str, Callable[[PolicyPlan], Policy]] = {
+    "synchronous": Synchronous,
+    "buffered": Buffered,
+    "asynchronous": Asynchronous,
+    "tiered": Tiered,
+}
 
 __all__ = [
     "POLICIES",
+    "AgentView",
     "Close",
     "Decision",
     "Extend",
@@ -19,6 +30,8 @@ __all__ = [
     "Policy",
     "Replace",
     "RoundView",
+    "Size",
+    "Timings",
     "Wait",
     "make_policy",
 ]

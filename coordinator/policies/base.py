@@ -1,18 +1,33 @@
-"""What a schedule sees and what it can say."""
+"""What a schedule sees and what it can say.
+
+A *round* is the making of one version: it is open from the version before to its own. A schedule says how many tasks to
+open in it and when its updates are enough. Whether tasks end with their round is the schedule's `carries`:
+
+* without it (synchronous, tiered) a round's tasks end with it, and an update after that is late;
+* with it tasks outlive the version they were opened for; their updates wait in a common pool for whichever round is
+  open, count with s(τ) for their age, and end by their own deadline, by `max_staleness`, or with the run.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
+from coordinator.policies.deadlines import Deadline, Timings
+from coordinator.policies.selection import AgentView, Selection, make_selection
+from coordinator.policies.staleness import make_staleness
+from topology.plan import PolicyPlan
+
 
 class RoundView(Struct, frozen=True, kw_only=True):
-    """One open round, counted. `mergeable` updates are acked and fit to merge; `expected` tasks are under way and
-    their agents are here (or away for less than the grace); `away` ones are under way at agents that are gone.
-    `spare`: free online agents that could still be given a task of this round."""
+    """One open round, counted. `mergeable` updates are acked and fit to merge; `expected` tasks of this round are
+    under way, in time, and their agents are here (or away for less than the grace); `carried` ones are the same of
+    rounds before; `away` tasks are under way at agents that are gone, `overdue` ones past their agents' deadline.
+    `spare`: free online agents that could be given a task of this round now.
+    """
 
     target: int
     quorum: int
@@ -24,6 +39,9 @@ class RoundView(Struct, frozen=True, kw_only=True):
     deadline: float
     deadline_s: float
     extensions: int
+    carried: int = 0
+    overdue: int = 0
+    quiet_since: float = 0.0  # the last update of the pool, or the opening
 
 
 class Wait(Struct, frozen=True):
@@ -57,16 +75,68 @@ class Fail(Struct, frozen=True):
 Decision = Wait | Close | Replace | Extend | Fail
 
 
-class Policy(Protocol):
+class Size(NamedTuple):
+    """Of one round: updates that make it complete, and valid."""
+
     target: int
     quorum: int
-    deadline_s: float
+
+
+class Policy(Protocol):
+    carries: bool  # tasks and updates outlive the version they were opened for
+    streams: bool  # a round opens at once, with whoever is free, and never waits for an evaluation
+    merge_lr: float  # server_lr of the merge, mixing included
+    quorum: int  # agents that have to be there for a round to open
+    carry_s: float  # how long a task goes on after its deadline when it is carried
 
     def wanted(self, agents: int) -> int:
-        """How many agents a round starts with when all of `agents` are online."""
+        """How many agents the first round starts with when all of `agents` are online."""
 
-    def select(self, online: Sequence[str], rng: Random) -> list[str]:
-        """The cohort of a round, from those online now, in the order of their tasks."""
+    def choose(self, seen: Sequence[AgentView], fleet: int, rng: Random) -> list[str]:
+        """The cohort of a new round, from those that could be given a task now, in the order of their tasks."""
+
+    def refill(self, seen: Sequence[AgentView], count: int, fleet: int, rng: Random) -> list[str]:
+        """`count` more for an open round (or all, when fewer are there)."""
+
+    def size(self, cohort: int) -> Size:
+        """Of a round with that many tasks."""
+
+    def task_deadline_s(self, timings: Timings) -> float:
+        """What a device with these timings is given for a task."""
+
+    def round_deadline_s(self, cohort: Sequence[Timings]) -> float:
+        """From the opening of a round with this cohort to its deadline."""
+
+    def factor(self, staleness: int) -> float | None:
+        """s(τ); None: too stale to be merged."""
 
     def decide(self, view: RoundView, now: float) -> Decision:
         """What to do with an open round. Must not return Replace when `spare` is 0, nor anything unbounded."""
+
+
+class Common:
+    """What schedules have in common: deadlines, staleness, selection."""
+
+    carries = False
+    streams = False
+    carry_s = 0.0
+
+    def __init__(self, plan: PolicyPlan, deadline: Deadline, selection: Selection | None = None) -> None:
+        self._deadline, self._ceiling_s = deadline, plan.deadline_s
+        self._staleness, self._max_staleness = make_staleness(plan.staleness), plan.max_staleness
+        self.selection = selection or make_selection()
+        self.merge_lr = plan.server_lr
+
+    def refill(self, seen: Sequence[AgentView], count: int, fleet: int, rng: Random) -> list[str]:
+        return self.selection.choose(seen, count, fleet, rng)
+
+    def task_deadline_s(self, timings: Timings) -> float:
+        return self._deadline(timings)
+
+    def round_deadline_s(self, cohort: Sequence[Timings]) -> float:
+        return max(map(self._deadline, cohort), default=self._ceiling_s)
+
+    def factor(self, staleness: int) -> float | None:
+        if self._max_staleness is not None and staleness > self._max_staleness:
+            return None
+        return self._staleness(staleness)

@@ -1,16 +1,20 @@
-"""Synchronous rounds: a random cohort, a deadline, a quorum (FedAvg; McMahan et al., AISTATS 2017, algorithm 1).
+"""Synchronous rounds: a cohort, a deadline, a quorum (FedAvg; McMahan et al., AISTATS 2017, algorithm 1).
 
 A round asks `ceil(cohort * over_select)` agents and closes
 
 * `complete`: as soon as `cohort` updates are in;
-* `absent`: when a quorum is in and nobody who is still here owes one: an agent that is away holds nobody up
-  (FedML's last will only popped a list and the round went on waiting);
-* `deadline`: at the deadline with a quorum.
+* `absent`: when a quorum is in and nobody who is still here, and within its own deadline, owes one: an agent that is
+  away holds nobody up (FedML's last will only popped a list and the round went on waiting);
+* `deadline`: at the deadline with a quorum. The deadline of a round is the longest of its cohort's.
 
 Without a quorum at the deadline it waits on, one more deadline at a time, at most `extensions_max` times; then the
 run has failed: a round never closes with less than its quorum, and never waits for ever.
 A round that lacks agents (some failed, or were away when it opened) gives free ones a task, if enough of the deadline
 is left to make it, and if that holds up nobody: either no update is in yet, or without them there would be no quorum.
+
+With `carry_over` the slow are not cancelled when their round closes: they go on, for as long as a round may last with
+all its extensions, and what they send goes into the version that is next then, damped by its age. It counts for that
+version's quorum, and nobody waits for it.
 """
 
 from __future__ import annotations
@@ -19,27 +23,34 @@ import math
 from collections.abc import Sequence
 from random import Random
 
-from coordinator.policies.base import Close, Decision, Extend, Fail, Replace, RoundView, Wait
+from coordinator.policies.base import Close, Common, Decision, Extend, Fail, Replace, RoundView, Size, Wait
+from coordinator.policies.deadlines import make_deadline
+from coordinator.policies.selection import AgentView
 from topology.plan import PolicyPlan
 
 
-class Synchronous:
+class Synchronous(Common):
     """`extensions_max` and `replace_share` as in `coordinator.config`."""
 
     def __init__(self, plan: PolicyPlan, *, extensions_max: int = 3, replace_share: float = 0.25) -> None:
+        super().__init__(plan, make_deadline(plan))
         self.target = plan.cohort
-        # A quorum of 0 would commit versions that nobody trained.
-        self.quorum = max(1, math.ceil(plan.quorum * plan.cohort - 1e-9))
-        self.deadline_s = plan.deadline_s
+        self._quorum_share = plan.quorum
+        self.quorum = self.size(plan.cohort).quorum
         self._asked = max(plan.cohort, math.ceil(plan.cohort * plan.over_select - 1e-9))
         self._extensions_max, self._replace_share = extensions_max, replace_share
+        self.carries = plan.carry_over
+        self.carry_s = extensions_max * plan.deadline_s if plan.carry_over else 0.0
 
     def wanted(self, agents: int) -> int:
         return min(self._asked, agents)
 
-    def select(self, online: Sequence[str], rng: Random) -> list[str]:
-        # Sorted first: the order in which agents happened to connect must not decide a seeded choice.
-        return rng.sample(sorted(online), self.wanted(len(online)))
+    def choose(self, seen: Sequence[AgentView], fleet: int, rng: Random) -> list[str]:
+        return self.selection.choose(seen, self._asked, fleet, rng)
+
+    def size(self, cohort: int) -> Size:
+        # A quorum of 0 would commit versions that nobody trained.
+        return Size(self.target, max(1, math.ceil(self._quorum_share * self.target - 1e-9)))
 
     def decide(self, view: RoundView, now: float) -> Decision:
         if view.mergeable >= view.target:

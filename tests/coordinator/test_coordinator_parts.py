@@ -14,7 +14,7 @@ from coordinator.config import from_plan, link_budget, model_chunk_bytes
 from coordinator.inbound import Complete, Inbound
 from coordinator.inbox import Delivery, Inbox
 from coordinator.live import DELTAS_MAX, LiveModels
-from coordinator.policies import Close, Extend, Fail, Replace, RoundView, Wait, make_policy
+from coordinator.policies import AgentView, Close, Extend, Fail, Replace, RoundView, Wait, make_policy
 from coordinator.refusals import KEYS_MAX, RefusalLog
 from coordinator.samples import BrokerSamples
 from topology.plan import DevicePlan, Link, PolicyPlan, Shape
@@ -279,8 +279,9 @@ def test_after_the_last_extension_the_run_fails_and_says_why() -> None:
 def test_the_cohort_is_seeded_and_does_not_depend_on_who_came_first() -> None:
     policy = make_policy(PolicyPlan(cohort=3, over_select=1.3))
     online = [f"d-{i}" for i in range(20)]
-    one = policy.select(online, Random(5))
-    assert one == policy.select(online[::-1], Random(5))
+    seen = [AgentView(name=name) for name in online]
+    one = policy.choose(seen, 20, Random(5))
+    assert one == policy.choose(seen[::-1], 20, Random(5))
     assert len(one) == 4
-    assert one != policy.select(online, Random(6))
+    assert one != policy.choose(seen, 20, Random(6))
     assert make_policy(PolicyPlan(cohort=1, quorum=0.0)).quorum == 1

@@ -39,6 +39,21 @@ def test_a_crashing_coordinator_loses_nothing(seed: int) -> None:
     assert len(world.journal.db.execute("SELECT version FROM versions").fetchall()) == 5
 
 
+SCHEDULES: dict[str, dict[str, object]] = {
+    "carry_over": {**POLICY, "carry_over": True, "deadline_s": 8.0},
+    "buffered": {"kind": "buffered", "concurrency": 5, "buffer": 3, "max_staleness": 4},
+    "asynchronous": {"kind": "asynchronous", "concurrency": 4, "mixing": 0.5},
+    "tiered": {"kind": "tiered", "tiers": 2, "cohort": 3, "quorum": 0.6},
+    "automatic": {**POLICY, "deadline_auto": True, "deadline_floor_s": 2.0},
+}
+
+
+@pytest.mark.parametrize("seed", range(12), ids=lambda seed: f"seed_{seed}")
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_keeps_its_books_in_a_harsh_world(schedule: str, seed: int) -> None:
+    play(seed, HARSH, policy=SCHEDULES[schedule], rounds=8)
+
+
 def test_a_kind_world_merges_every_target_and_cancels_the_rest() -> None:
     world = play(1, Habits())
     states = [fields["state"] for _, name, fields in world.records if name == "task_closed"]

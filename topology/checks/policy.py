@@ -4,25 +4,94 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from topology.checks.registry import Problem, check
 from topology.links import resolve_link
 from topology.names import PARAMETERS
 from topology.schema import Topology
+from topology.schema.policy import AUTO, DEADLINE_CEILING_S, DEADLINE_FLOOR_S, KEYS, STALENESS_KEYS
+
+
+@check("policy")
+def keys_belong_to_the_kind(topology: Topology) -> Iterator[Problem]:
+    policy = topology.policy
+    for key in sorted(frozenset[str]().union(*KEYS.values()) - KEYS[policy.kind]):
+        if getattr(policy, key) is not None:
+            kinds = " or ".join(kind for kind, keys in KEYS.items() if key in keys)
+            yield Problem(
+                ("policy", key), f"a {policy.kind} schedule has none", f"it belongs to kind: {kinds}"
+            )
+    for key in ("deadline_floor", "deadline_ceiling"):
+        if getattr(policy, key) is not None and policy.deadline != AUTO:
+            yield Problem(("policy", key), "the deadline is fixed", "deadline: auto, or leave this key out")
+    staleness = policy.staleness
+    for key in sorted(frozenset[str]().union(*STALENESS_KEYS.values()) - STALENESS_KEYS[staleness.kind]):
+        if getattr(staleness, key) is not None:
+            kinds = " or ".join(kind for kind, keys in STALENESS_KEYS.items() if key in keys)
+            yield Problem(
+                ("policy", "staleness", key),
+                f"{staleness.kind} staleness has none",
+                f"it belongs to kind: {kinds}",
+            )
+
+
+@check("policy")
+def something_can_be_stale(topology: Topology) -> Iterator[Problem]:
+    policy = topology.policy
+    if policy.kind not in ("synchronous", "tiered") or policy.carry_over:
+        return
+    bounded, damped = policy.max_staleness is not None, policy.staleness.kind != "constant"
+    for key, given in (("max_staleness", bounded), ("staleness", damped)):
+        if given:
+            yield Problem(
+                ("policy", key),
+                f"no update of a {policy.kind} round is older than its round",
+                "carry_over: true (synchronous), kind: buffered, or leave this key out",
+            )
+
+
+@check("policy")
+def floor_is_below_ceiling(topology: Topology) -> Iterator[Problem]:
+    plan = deadline_bounds(topology)
+    if plan.floor_s > plan.ceiling_s:
+        yield Problem(
+            ("policy", "deadline_floor"),
+            f"{plan.floor_s:g} s is above the ceiling of {plan.ceiling_s:g} s",
+            "a smaller floor, or a larger deadline_ceiling",
+        )
 
 
 @check("devices", "policy")
-def cohort_fits_fleet(topology: Topology) -> Iterator[Problem]:
+def policy_fits_fleet(topology: Topology) -> Iterator[Problem]:
     devices, policy = len(topology.device_names), topology.policy
+    over_select = policy.over_select or 1.0
     cohort = policy.cohort if policy.cohort is not None else devices
-    if cohort > devices:
+    if cohort > devices and "cohort" in KEYS[policy.kind]:
         yield Problem(("policy", "cohort"), f"the fleet has only {devices} devices", f"at most {devices}")
-    elif math.ceil(cohort * policy.over_select) > devices:
+    elif math.ceil(cohort * over_select) > devices:
         yield Problem(
             ("policy", "over_select"),
-            f"{policy.over_select:g} × {cohort} devices are more than the {devices} of the fleet",
+            f"{over_select:g} × {cohort} devices are more than the {devices} of the fleet",
             "a smaller cohort, or over_select: 1",
         )
+    for key in ("concurrency", "tiers"):
+        given = getattr(policy, key)
+        if given is not None and given > devices:
+            yield Problem(("policy", key), f"the fleet has only {devices} devices", f"at most {devices}")
+
+
+class Bounds(NamedTuple):
+    floor_s: float
+    ceiling_s: float
+
+
+def deadline_bounds(topology: Topology) -> Bounds:
+    """Of an automatic deadline; a fixed one has no room."""
+    policy = topology.policy
+    if policy.deadline != AUTO:
+        return Bounds(float(policy.deadline), float(policy.deadline))
+    return Bounds(policy.deadline_floor or DEADLINE_FLOOR_S, policy.deadline_ceiling or DEADLINE_CEILING_S)
 
 
 @check("devices", "links", "model", "compression", "policy")
@@ -30,13 +99,13 @@ def deadline_is_possible(topology: Topology) -> Iterator[Problem]:
     """The bytes of an update over the slowest uplink, from below: training, download and overheads not
     counted.
     """
-    deadline_s = topology.policy.deadline
+    deadline_s = deadline_bounds(topology).ceiling_s
     size_bytes = update_bytes_least(topology)
     for group, spec in topology.devices.items():
         rate_bit_s = resolve_link(spec.link).up.rate_bit_s
         if rate_bit_s is not None and size_bytes * 8 / rate_bit_s > deadline_s:
             yield Problem(
-                ("policy", "deadline"),
+                ("policy", "deadline_ceiling" if topology.policy.deadline_ceiling else "deadline"),
                 f"{group} sends its {size_bytes / 1e6:.1f} MB in {size_bytes * 8 / rate_bit_s:.0f} s",
                 "a longer deadline, a smaller top_k, or another link",
                 value=f"{deadline_s:g} s",

@@ -2,17 +2,60 @@
 
 from __future__ import annotations
 
-from topology.plan import PolicyPlan
-from topology.schema import Topology
+import math
+
+from topology.plan import PolicyPlan, StalenessPlan
+from topology.schema import Policy, Topology
+from topology.schema.policy import AUTO, DEADLINE_CEILING_S, DEADLINE_FLOOR_S
+
+BUFFER = (
+    10  # FedBuff's K (Nguyen et al., AISTATS 2022, section 4): it depends little on the number of devices
+)
+MIXING = 0.6  # FedAsync's α (Xie et al., 2019, section 5)
+TIERS = 3
 
 
 def compile_policy(topology: Topology) -> PolicyPlan:
-    given = topology.policy
+    given, devices = topology.policy, len(topology.device_names)
+    tiers = (given.tiers or TIERS) if given.kind == "tiered" else 1
+    auto = given.deadline == AUTO
     return PolicyPlan(
         kind=given.kind,
-        cohort=given.cohort if given.cohort is not None else len(topology.device_names),
-        over_select=given.over_select,
-        deadline_s=given.deadline,
-        quorum=given.quorum,
         server_lr=given.server_lr,
+        deadline_s=(given.deadline_ceiling or DEADLINE_CEILING_S) if auto else float(given.deadline),
+        deadline_auto=auto,
+        deadline_floor_s=given.deadline_floor or DEADLINE_FLOOR_S,
+        staleness=_staleness(given),
+        max_staleness=given.max_staleness,
+        cohort=given.cohort if given.cohort is not None else math.ceil(devices / tiers),
+        over_select=given.over_select if given.over_select is not None else 1.0,
+        quorum=given.quorum if given.quorum is not None else 1.0,
+        carry_over=bool(given.carry_over),
+        concurrency=given.concurrency if given.concurrency is not None else devices,
+        buffer=_buffer(given, devices),
+        mixing=_mixing(given),
+        tiers=tiers,
+    )
+
+
+def _buffer(given: Policy, devices: int) -> int:
+    if given.kind != "buffered":
+        return 1
+    return given.buffer if given.buffer is not None else min(BUFFER, devices)
+
+
+def _mixing(given: Policy) -> float:
+    if given.kind != "asynchronous":
+        return 1.0
+    return given.mixing if given.mixing is not None else MIXING
+
+
+def _staleness(given: Policy) -> StalenessPlan:
+    default = StalenessPlan()
+    spec = given.staleness
+    return StalenessPlan(
+        kind=spec.kind,
+        exponent=spec.exponent if spec.exponent is not None else default.exponent,
+        a=spec.a if spec.a is not None else default.a,
+        b=spec.b if spec.b is not None else default.b,
     )

@@ -22,7 +22,7 @@ from topology.plan.learning import (
     TrainingPlan,
 )
 from topology.plan.merge import MergePlan
-from topology.plan.policy import PolicyPlan
+from topology.plan.policy import PolicyKind, PolicyPlan, StalenessPlan
 from topology.plan.run import PLAN_SCHEMA, Expectation, Plan, Runtime, dump_plan, load_plan
 
 __all__ = [
@@ -41,10 +41,12 @@ __all__ = [
     "OptimizerPlan",
     "PartitionPlan",
     "Plan",
+    "PolicyKind",
     "PolicyPlan",
     "Runtime",
     "SchedulePlan",
     "Shape",
+    "StalenessPlan",
     "Tolerance",
     "TrainingPlan",
     "Trigger",

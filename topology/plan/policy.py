@@ -1,16 +1,42 @@
-"""How rounds are scheduled and merged, resolved."""
+"""How updates are scheduled into versions, resolved."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
+
+PolicyKind = Literal["synchronous", "buffered", "asynchronous", "tiered"]
+
+
+class StalenessPlan(Struct, frozen=True, kw_only=True):
+    """s(τ) of an update that is τ versions old; see `coordinator.policies.staleness` for the formulas."""
+
+    kind: Literal["constant", "polynomial", "hinge"] = "constant"
+    exponent: float = 0.5  # polynomial
+    a: float = 10.0  # hinge
+    b: float = 4.0
 
 
 class PolicyPlan(Struct, frozen=True, kw_only=True):
-    kind: Literal["synchronous"] = "synchronous"
+    """One schedule. Fields that another kind reads are at their defaults and mean nothing."""
+
+    kind: PolicyKind = "synchronous"
+    server_lr: float = 1.0
+    # With `deadline_auto` the ceiling of what each device is given, or else what everybody is given.
+    deadline_s: float = 60.0
+    deadline_auto: bool = False
+    deadline_floor_s: float = 5.0
+    staleness: StalenessPlan = field(default_factory=StalenessPlan)
+    max_staleness: int | None = None  # versions; older updates are discarded
+    # synchronous and tiered
     cohort: int
     over_select: float = 1.0
-    deadline_s: float = 60.0
     quorum: float = 1.0
-    server_lr: float = 1.0
+    carry_over: bool = False
+    # buffered and asynchronous
+    concurrency: int = 1
+    buffer: int = 1
+    mixing: float = 1.0
+    # tiered
+    tiers: int = 1

@@ -14,7 +14,7 @@ from topology.schema.devices import DeviceGroup, LinkSpec, Network, ToleranceSpe
 from topology.schema.learning import Optimizer, Schedule, Training
 from topology.schema.merge import Merge
 from topology.schema.model import Feed, Model
-from topology.schema.policy import Policy
+from topology.schema.policy import Policy, Staleness
 from topology.schema.run import Topology
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Policy",
     "Schedule",
     "Sparsify",
+    "Staleness",
     "ToleranceSpec",
     "Topology",
     "Training",

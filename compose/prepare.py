@@ -146,6 +146,7 @@ def agent_config(plan: Plan, device: DevicePlan, port: int) -> AgentConfig:
         state=f"../../nodes/{device.name}",
         gate=f"../../gate/{device.name}" if docker else "",
         hook=f"../../nodes/{device.name}/{HOOK_NAME}" if device.name in hooked(plan) else "",
+        power=f"../../gate/{device.name}.power" if docker and device.battery is not None else "",
         gate_wait_s=GATE_WAIT_FACTOR * plan.start_timeout_s,
         threads=device.threads,
         uplink_bit_s=device.link.up.rate_bit_s or UNSHAPED_BIT_S,

@@ -41,6 +41,7 @@ def hello(turn: Turn, agent: Agent, message: m.Hello) -> None:
     if agent.announced and agent.boot != message.boot:
         _announce(turn, agent, online=False)  # its will got lost with a broker
     agent.boot, agent.version, agent.online = message.boot, message.version, True
+    agent.power = message.power
     _announce(turn, agent, online=True)
     turn.record(
         "hello",

@@ -50,7 +50,7 @@ from enum import StrEnum
 
 from coordinator.config import SETTLED_KEPT_PER_AGENT, STORY_LINES
 from coordinator.policies.deadlines import Timings
-from wire.messages import OutcomeKind, Report
+from wire.messages import OutcomeKind, Power, Report
 
 
 class TaskState(StrEnum):
@@ -176,6 +176,7 @@ class Agent:
     last_task: int = 0  # the number of its last task among all; for fairness
     merged: int = 0  # updates of it that a version has
     timings: Timings = field(default_factory=Timings)
+    power: Power | None = None  # as it last said; None on mains
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ REGRANT_S = 2.0  # longer than any pair of messages of one agent is apart, short
 
 
 def offered(turn: Turn, agent: str, offer: m.Offer) -> None:
+    turn.state.agents[agent].power = offer.power
     take_offer(turn, agent, offer.task, offer.sha256, offer.bytes, offer.report)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_agent import mqtt
+from edge_agent import mqtt, power
 from edge_agent.config import read_password
 from edge_agent.core import AgentCore
 from edge_agent.diary import Diary
@@ -89,7 +89,13 @@ def build(config: AgentConfig, software: str) -> tuple[AgentService, Diary]:
         log.warning("spool: %s", problem)
     history = make.diary(writer)
     history.append("agent_started", software=software, threads=config.threads)
-    core = AgentCore(boot=writer.boot, samples=len(shard), software=software, restored=spool.restored())
+    core = AgentCore(
+        boot=writer.boot,
+        samples=len(shard),
+        software=software,
+        restored=spool.restored(),
+        power=power.reader(config),
+    )
     jobs = Jobs(spool, shard, run=config.run, agent=config.agent, threads=config.threads, spoil=make.spoil)
     service = AgentService(
         config,

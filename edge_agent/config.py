@@ -48,6 +48,7 @@ def _resolved(config: AgentConfig, folder: Path) -> AgentConfig:
         state=resolve(config.state),
         gate=resolve(config.gate),
         hook=resolve(config.hook),
+        power=resolve(config.power),
     )
 
 

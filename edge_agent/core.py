@@ -17,7 +17,7 @@ What repeats, and why nothing waits for one message:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from edge_agent import actions as a
 from edge_agent import events as e
@@ -42,6 +42,7 @@ class AgentCore:
         software: str = "",
         restored: Restored | None = None,
         limits: Limits | None = None,
+        power: Callable[[], m.Power | None] = lambda: None,
     ) -> None:
         self.limits = limits or Limits()
         self.software = software
@@ -55,7 +56,7 @@ class AgentCore:
             items={item.task: item for item in restored.items},
             story=deque(maxlen=self.limits.story_lines),
         )
-        self._turn = Turn(self.state, self.limits)
+        self._turn = Turn(self.state, self.limits, power)
 
     def handle(self, event: e.Event, now: float) -> list[a.Action]:
         """Take one event at `now` (seconds of a clock that never goes back)."""
@@ -213,6 +214,7 @@ class AgentCore:
                 unsettled=items.unsettled(turn),
                 samples=state.samples,
                 software=self.software[:512],
+                power=turn.power(),
             )
         )
         for item in spool:

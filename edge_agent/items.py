@@ -24,7 +24,8 @@ def offer(turn: Turn, item: Item) -> None:
     item.offer_at = turn.now + wait_s
     if item.phase is P.SENT:
         turn.state.go(item, P.OFFERED, turn.now, "sent, and no ack")
-    turn.send(m.Offer(task=item.task, sha256=item.sha256, bytes=item.bytes, report=item.report))
+    power = turn.power()
+    turn.send(m.Offer(task=item.task, sha256=item.sha256, bytes=item.bytes, report=item.report, power=power))
 
 
 def offer_due(turn: Turn) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from edge_agent import actions as a
@@ -13,8 +14,10 @@ Upward = m.Hello | m.Offer | m.Progress | m.Failed | m.Ask
 
 
 class Turn:
-    def __init__(self, state: AgentState, limits: Limits) -> None:
-        self.state, self.limits = state, limits
+    def __init__(
+        self, state: AgentState, limits: Limits, power: Callable[[], m.Power | None] = lambda: None
+    ) -> None:
+        self.state, self.limits, self.power = state, limits, power
         self.now = 0.0
         self.actions: list[a.Action] = []
 

@@ -27,7 +27,9 @@ from emulation.link_keeper import VANISHED, LinkKeeper
 from emulation.links.base import Backend
 from emulation.links.delay_client import DelayProcessError
 from emulation.paths import RunPaths
+from emulation.power.keeper import PowerKeeper
 from emulation.probe import HostProbe
+from emulation.run_delay import RunDelay, thread_delays
 from emulation.tail import Tail
 from emulation.undo import UndoFile
 from history.writer import HistoryWriter
@@ -76,6 +78,8 @@ class Hostd:
             end_self=_end_self,
         )
         self._faults = FaultCore(plan.faults, done=_already_fired(Tail(paths.history)))
+        self._power = PowerKeeper(plan, paths, docker, self._keeper, history)
+        self._delays: dict[str, RunDelay] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="bringup")
         self._job: Future[None] | None = None
         self._pending: set[str] = set()
@@ -167,6 +171,7 @@ class Hostd:
                 self._next_refresh = now + REFRESH_S
                 self._note(self._fleet.refresh())
             self._start_pending()
+            self._power.turn(self._fleet.running, dict(self._fleet.containers), now)
             if not self._backend.alive():
                 self._wait_for_job()
                 self._keeper.revive()
@@ -180,6 +185,7 @@ class Hostd:
 
     def _coordinator_events(self, now: float) -> None:
         for event in self._tail.read():
+            self._power.handle(event)
             for action in self._faults.handle(event, now):
                 self._runner.perform(action)
             if event.event == "run_finished" and self._finished_at is None:
@@ -262,6 +268,7 @@ class Hostd:
 
     def _cpu_sample(self, name: str, group: Cgroup) -> None:
         throttling = group.throttling()
+        delay = self._delays.setdefault(name, RunDelay())
         self._history.append(
             "cpu_sample",
             device=name,
@@ -269,6 +276,7 @@ class Hostd:
             throttled_s=round(throttling.throttled_s, 4),
             periods=throttling.periods,
             throttled_periods=throttling.throttled_periods,
+            run_delay_s=round(delay.take(thread_delays(group), throttling.throttled_s), 4),
         )
 
     # --- the end --------------------------------------------------------------------------------------------
@@ -281,6 +289,7 @@ class Hostd:
             self._history.append("lapse", what="bringup_failed", node="", detail=str(error)[:300])
         for heal in self._faults.finish():
             self._runner.heal(heal, run_over=self._finished_at is not None or self._stopped())
+        self._power.finish()
         self._keeper.clear_all()
         self._worker.shutdown(wait=True)
         self._backend.stop()

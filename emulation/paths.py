@@ -40,6 +40,9 @@ class RunPaths:
     def gate(self, node: str) -> Path:
         return self.root / "gate" / node
 
+    def power(self, node: str) -> Path:
+        return self.root / "gate" / f"{node}.power"
+
 
 def write_atomic(path: Path, text: str) -> None:
     """Write, fsync, rename: a reader sees the old content or the new, never half of it. World-readable."""

@@ -52,7 +52,9 @@ hostd
   gate_opened       node, token                       ready            devices, wall_s
   fault_armed       fault, kind, trigger, targets     fault_applied    fault, kind, targets, lateness_s
   fault_verified    fault, ok, detail                 fault_healed     fault, targets, wall_s
-  cpu_sample        device, usage_s, throttled_s, periods, throttled_periods
+  cpu_sample        device, usage_s, throttled_s, periods, throttled_periods, run_delay_s (not explained by throttling)
+  power_sample      device, charge, charge_j, plugged, available
+  power_off         device, effect, reason, ok, detail  power_on        device, effect, reason, ok, detail
   link_sample       device, up_bytes, down_bytes, up_packets, down_packets, dropped
   lapse             what, node, requested, effective, detail
   healed_all        reason

@@ -78,12 +78,24 @@ class DeviceRecord:
         default_factory=list
     )  # as the coordinator saw it, after the first time online
     dead: list[Span] = field(default_factory=list)  # as hostd saw it
+    watched: Span | None = None  # from the first sample of its CPU to the last
+    charges: list[tuple[float, float]] = field(default_factory=list)  # moment, share of a full battery
+    power_offs: list[tuple[float, str, str]] = field(default_factory=list)  # moment, effect, reason
     downlink_bytes: int = 0  # model objects fetched, as the device says
     refused_messages: int = 0
 
     @property
     def name(self) -> str:
         return self.plan.name
+
+    @property
+    def run_delay_share(self) -> float | None:
+        """Of the time it was watched: how long it waited for a CPU without its quota being the reason."""
+        waited = self.cpu_counters.totals.get("run_delay_s")
+        if waited is None or self.watched is None or self.watched[1] is None:
+            return None
+        seconds = self.watched[1] - self.watched[0]
+        return waited / seconds if seconds > 0 else None
 
     @property
     def link(self) -> LinkRecord | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import Counter
 from importlib import metadata
 
 from history import accounts, emulation, verdict
@@ -147,6 +148,7 @@ def _device(record: Record, device: DeviceRecord, tasks: list[TaskRecord]) -> s.
         cpu_error=cpu.error if cpu else None,
         cpu_ok=cpu.ok if cpu else None,
         throttled_share=_throttled(device),
+        run_delay_share=None if device.run_delay_share is None else round(device.run_delay_share, 4),
         link=_link(device),
         peak_rss_mb=round(device.peak_rss_bytes / MB, 1) if device.peak_rss_bytes else None,
         memory_limit_mb=round(plan.memory_bytes / MB, 1),
@@ -158,6 +160,19 @@ def _device(record: Record, device: DeviceRecord, tasks: list[TaskRecord]) -> s.
         boots=max(len(device.boots), len(device.own_boots)),
         offline_s=round(offline_s(record, device), 3),
         messages_refused=device.refused_messages,
+        power=_power(device),
+    )
+
+
+def _power(device: DeviceRecord) -> s.PowerSummary | None:
+    if device.plan.battery is None and device.plan.availability is None:
+        return None
+    charges = [charge for _, charge in device.charges]
+    return s.PowerSummary(
+        charge_first=charges[0] if charges else None,
+        charge_last=charges[-1] if charges else None,
+        charge_min=min(charges, default=None),
+        offs=dict(Counter(reason for _, _, reason in device.power_offs)),
     )
 
 

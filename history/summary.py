@@ -41,6 +41,15 @@ class LinkSummary(Struct, frozen=True, kw_only=True):
     down: Direction
 
 
+class PowerSummary(Struct, frozen=True, kw_only=True):
+    """Charges are shares of a full battery; None for a device on mains. `offs`: how often it went, by reason."""
+
+    charge_first: float | None
+    charge_last: float | None
+    charge_min: float | None
+    offs: dict[str, int]
+
+
 class DeviceSummary(Struct, frozen=True, kw_only=True):
     name: str
     group: str
@@ -50,6 +59,7 @@ class DeviceSummary(Struct, frozen=True, kw_only=True):
     cpu_error: float | None
     cpu_ok: bool | None
     throttled_share: float | None  # of its quota periods
+    run_delay_share: float | None  # of its time: it waited for the host's CPU, throttling left out
     link: LinkSummary
     peak_rss_mb: float | None
     memory_limit_mb: float
@@ -61,6 +71,7 @@ class DeviceSummary(Struct, frozen=True, kw_only=True):
     boots: int
     offline_s: float
     messages_refused: int
+    power: PowerSummary | None = None  # None: on mains and always there
 
 
 class FaultSummary(Struct, frozen=True, kw_only=True):

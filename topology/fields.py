@@ -62,6 +62,12 @@ Delay = Annotated[float, Field(ge=0, le=60), _with_units(units.parse_duration), 
 Wait = Annotated[float, Field(gt=0, le=86_400), _with_units(units.parse_duration), _DURATION]
 Loss = Annotated[float, Field(ge=0, lt=1), _with_units(units.parse_percent), _PERCENT]
 Fraction = Annotated[float, Field(gt=0, le=1), _with_units(units.parse_ratio), _RATIO]
+Energy = Annotated[
+    float, Field(ge=0, le=1e9), _with_units(units.parse_energy), _schema("J|kJ|mWh|Wh", "An energy.", "40 J")
+]
+Power = Annotated[
+    float, Field(ge=0, le=1e6), _with_units(units.parse_power), _schema("mW|W", "A power.", "0.5 W")
+]
 ToleranceRatio = Annotated[float, Field(gt=0, le=0.5), _with_units(units.parse_percent), _PERCENT]
 
 

@@ -50,6 +50,7 @@ def host_problems(topology: Topology, host: Host, runtime: Runtime) -> Iterator[
     """CPU quotas and memory limits against the host. The process runtime emulates neither."""
     if runtime == "process":
         yield from _agents_fit(topology, host)
+        yield from _no_power(topology)
         return
     yield from _cpus_fit(topology, host)
     yield from _memory_fits(topology, host)
@@ -95,6 +96,16 @@ def _agents_fit(topology: Topology, host: Host) -> Iterator[Problem]:
             f"the agents need {_mib(total)}, and this host gives at most {_mib(allowed)}",
             "fewer devices",
         )
+
+
+def _no_power(topology: Topology) -> Iterator[Problem]:
+    """Drain is measured in the cgroup and on the interface of a container; a process has neither."""
+    for name, spec in topology.devices.items():
+        for key in ("battery", "availability"):
+            if getattr(spec, key) is not None:
+                yield Problem(
+                    ("devices", name, key), "runtime process does not emulate it", "use the docker runtime"
+                )
 
 
 def _mib(size_bytes: int) -> str:

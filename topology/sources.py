@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from topology.availability import TraceError, read_trace
 from topology.errors import TopologyError, TopologyErrors, line_of
 from topology.loader import Document
 from topology.schema import Topology
@@ -26,9 +27,30 @@ def with_paths(topology: Topology, document: Document) -> Topology:
         wanted = "a folder (train and test, .npz or .csv) or a .txt file"
         found = _found(folder, topology.data.dataset, ("data", "dataset"), document, errors, wanted)
         update["data"] = topology.data.model_copy(update={"dataset": found})
+    devices = {**topology.devices}
+    for group, spec in topology.devices.items():
+        if spec.availability is not None and spec.availability.file is not None:
+            found = _trace(folder, spec.availability.file, group, document, errors)
+            availability = spec.availability.model_copy(update={"file": found})
+            devices[group] = spec.model_copy(update={"availability": availability})
+            update["devices"] = devices
     if errors:
         raise TopologyErrors(errors, document.source)
     return topology.model_copy(update=update) if update else topology
+
+
+def _trace(folder: Path, name: str, group: str, document: Document, errors: list[TopologyError]) -> str:
+    path = ("devices", group, "availability", "file")
+    wanted = "a CSV file of `seconds,available` or `seconds,available,device`"
+    before = len(errors)
+    found = _found(folder, name, path, document, errors, wanted)
+    if len(errors) == before:
+        try:
+            read_trace(Path(found))
+        except TraceError as error:
+            line = line_of(document.lines, path)
+            errors.append(TopologyError(".".join(path), name, str(error), wanted, line))
+    return found
 
 
 def _found(
@@ -57,4 +79,6 @@ def _found(
 def files_of(topology: Topology) -> list[Path]:
     """The files and folders that a topology with absolute paths needs beside itself."""
     found = [Path(topology.model.source)] if topology.model.is_file else []
-    return found + ([Path(topology.data.dataset)] if topology.data.is_file else [])
+    found += [Path(topology.data.dataset)] if topology.data.is_file else []
+    powered = [spec.availability for spec in topology.devices.values() if spec.availability is not None]
+    return found + [Path(each.file) for each in powered if each.file is not None]

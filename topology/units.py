@@ -32,6 +32,14 @@ SIZE_UNITS: Mapping[str, int] = {
     "GiB": 2**30,
 }
 
+ENERGY_UNITS: Mapping[str, Decimal] = {
+    "J": Decimal(1),
+    "kJ": Decimal(1000),
+    "mWh": Decimal("3.6"),
+    "Wh": Decimal(3600),
+}
+POWER_UNITS: Mapping[str, Decimal] = {"mW": Decimal("0.001"), "W": Decimal(1)}
+
 # What people write for a rate, and what they most likely mean. Bytes per second are eight times as much.
 _RATE_LOOKALIKES: Mapping[str, tuple[str, int]] = {
     "bps": ("bit/s", 1),
@@ -118,6 +126,22 @@ def parse_size(value: object) -> int:
     if size != size.to_integral_value():
         raise UnitError("a size is a whole number of bytes", "use a smaller unit")
     return int(size)
+
+
+def parse_energy(value: object) -> float:
+    """`2 Wh` → 7200 J."""
+    number, unit = _split(value, "an energy", example="40 J", bare="J")
+    if unit not in ENERGY_UNITS:
+        raise UnitError(f"{unit!r} is not a unit of energy", f"allowed: {', '.join(ENERGY_UNITS)}")
+    return float(number * ENERGY_UNITS[unit])
+
+
+def parse_power(value: object) -> float:
+    """`500 mW` → 0.5 W."""
+    number, unit = _split(value, "a power", example="0.5 W", bare="W")
+    if unit not in POWER_UNITS:
+        raise UnitError(f"{unit!r} is not a unit of power", f"allowed: {', '.join(POWER_UNITS)}")
+    return float(number * POWER_UNITS[unit])
 
 
 def parse_percent(value: object) -> float:

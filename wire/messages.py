@@ -162,6 +162,13 @@ class SpoolItem(Struct, frozen=True, kw_only=True):
     bytes: Count
 
 
+class Power(Struct, frozen=True, kw_only=True):
+    """What a battery-powered device says of itself: its charge as a share of full, and whether it charges."""
+
+    charge: Annotated[float, Meta(ge=0, le=1)]
+    plugged: bool = True
+
+
 class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
     """After every connect and every resync: what this agent is and holds."""
 
@@ -173,6 +180,7 @@ class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
     unsettled: Annotated[tuple[Name, ...], Meta(max_length=8)] = ()  # acked, no outcome yet
     samples: Count = 0
     software: Text = ""
+    power: Power | None = None  # None: on mains
 
 
 class Report(Struct, frozen=True, kw_only=True):
@@ -197,6 +205,7 @@ class Offer(_Message, frozen=True, kw_only=True, tag="offer"):
     sha256: Sha256
     bytes: Annotated[int, Meta(ge=1, le=1 << 30)]
     report: Report
+    power: Power | None = None
 
 
 class Progress(_Message, frozen=True, kw_only=True, tag="progress"):

@@ -105,7 +105,7 @@ def cpu_verified(record: Record, event: Event) -> None:
         )
 
 
-_CPU_COUNTERS = ("usage_s", "throttled_s", "periods", "throttled_periods")
+_CPU_COUNTERS = ("usage_s", "throttled_s", "periods", "throttled_periods", "run_delay_s")
 _LINK_COUNTERS = ("up_bytes", "down_bytes", "up_packets", "down_packets", "dropped")
 
 
@@ -118,6 +118,7 @@ def cpu_sample(record: Record, event: Event) -> None:
     device = _device(record, event)
     if device is not None:
         device.cpu_counters.add(_sample(event, _CPU_COUNTERS))
+        device.watched = (device.watched[0] if device.watched else event.mono_s, event.mono_s)
 
 
 @HANDLERS.on("link_sample")

@@ -58,8 +58,22 @@ def broker_sample(record: Record, event: Event) -> None:
     record.broker_dropped = dropped
 
 
+RUN_DELAY_SHARE_MAX = 0.05  # of a device's wall time; more and the device was slower than its quota says
+
+
+def _host_too_busy(record: Record) -> None:
+    """Devices that waited for a CPU although their quota would have let them run (emulation.run_delay)."""
+    for device in record.devices.values():
+        share = device.run_delay_share
+        if share is not None and share > RUN_DELAY_SHARE_MAX and len(record.lapses) < LAPSES_MAX:
+            wanted, got = f"at most {RUN_DELAY_SHARE_MAX:.0%} of its time", f"{share:.1%}"
+            detail = "it waited for a CPU of this host without its quota being the reason"
+            record.lapses.append(Lapse("run_delay", device.name, wanted, got, detail, None, "history"))
+
+
 def add_lapses(record: Record) -> None:
-    """Gaps in a history, and devices that wrote what only others can know."""
+    """Gaps in a history, devices that wrote what only others can know, hosts that were too busy."""
+    _host_too_busy(record)
     for defect in record.defects:
         if defect.kind != "cut" and len(record.lapses) < LAPSES_MAX:
             what = "history_gap" if defect.kind == "gap" else f"history_{defect.kind}"

@@ -132,6 +132,7 @@ def _sections(record: Record, summary: Summary) -> list[Markup]:
         _section("Devices", tables.traffic(summary), intro=_TRAFFIC_INTRO),
         _section("Links", tables.links(summary), intro=_emulation_intro(summary)),
         _section("Processors", tables.cpus(summary)),
+        *([_section("Power", tables.power(summary))] if any(d.power for d in summary.devices) else []),
         _section("Faults", tables.faults(summary)),
         _section(
             "Checks", tables.checks(summary), intro="What the history alone can prove. Unknown is no pass."

@@ -158,14 +158,32 @@ def cpus(summary: Summary) -> Markup:
             units.signed_percent(d.cpu_error),
             mark(d.cpu_ok, "held", "off"),
             units.percent(d.throttled_share, 0),
+            units.percent(d.run_delay_share) if d.run_delay_share is not None else units.DASH,
             f"{units.plain(d.peak_rss_mb)} MB" if d.peak_rss_mb is not None else units.NOT_RECORDED,
             f"{d.memory_limit_mb:g} MB",
         )
         for d in summary.devices
     ]
     head = ["device", "profile", "#cores requested", "#effective", "#error", "verified", "#periods throttled"]
-    head += ["#peak memory", "#limit"]
+    head += ["#host too busy", "#peak memory", "#limit"]
     return table("CPU quotas and memory", head, rows, "The plan has no device.")
+
+
+def power(summary: Summary) -> Markup:
+    """Only devices with a battery, or with hours of their own."""
+    rows = [
+        (
+            d.name,
+            units.percent(d.power.charge_first, 0),
+            units.percent(d.power.charge_min, 0),
+            units.percent(d.power.charge_last, 0),
+            ", ".join(f"{reason} {count} ×" for reason, count in sorted(d.power.offs.items())) or units.DASH,
+        )
+        for d in summary.devices
+        if d.power is not None
+    ]
+    head = ["device", "#charge at first", "#at least", "#at last", "~went away"]
+    return table("Batteries and availability", head, rows, "Every device was on mains and always there.")
 
 
 def faults(summary: Summary) -> Markup:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
+from topology.compile.power import compile_availability, compile_battery
 from topology.host import group_cpus, group_memory_bytes
 from topology.links import resolve_link
 from topology.plan import DevicePlan, NetworkPlan, Tolerance
@@ -65,7 +66,12 @@ def compile_devices(
                     cpus=group_cpus(spec),
                     memory_bytes=group_memory_bytes(spec),
                     threads=spec.threads if spec.threads is not None else DEVICES[spec.profile].threads,
+                    cpu_period_us=round(spec.cpu_period * 1e6),
                     link=link,
+                    battery=compile_battery(spec.battery),
+                    availability=compile_availability(
+                        spec.availability, device_name(group, number), topology.seed
+                    ),
                     address=addresses.at(DEVICES_OFFSET + index) if addresses else "",
                     uid=AGENTS_UID + index if uid is None else uid,
                 )

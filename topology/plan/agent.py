@@ -31,6 +31,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     state: str
     gate: str = ""
     hook: str = ""
+    power: str = ""  # where hostd writes the battery's state; empty: the kernel is asked
     gate_wait_s: float = 180.0
     threads: int = 1
     uplink_bit_s: int = 0

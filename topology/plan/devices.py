@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from topology.plan.power import AvailabilityPlan, BatteryPlan
+
 
 class Shape(Struct, frozen=True, kw_only=True):
     """One direction of a link.
@@ -51,6 +53,8 @@ class DevicePlan(Struct, frozen=True, kw_only=True):
     memory_bytes: int
     threads: int = 1
     link: Link
+    battery: BatteryPlan | None = None
+    availability: AvailabilityPlan | None = None
     address: str = ""  # fixed address on the data network; empty in the process runtime
     uid: int = 0
 

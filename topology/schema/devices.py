@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from topology.fields import Delay, Loss, Queue, Rate, Size, Strict, ToleranceRatio
 from topology.profiles import DEVICES, LINKS
 from topology.schema.base import DEVICES_MAX, enum_of, one_of
+from topology.schema.power import Availability, Battery
 
 
 class LinkSpec(Strict):
@@ -53,6 +54,12 @@ class DeviceGroup(Strict):
         Size | None, Field(ge=64 * 1024 * 1024, description="Memory limit, at least 64 MiB.")
     ] = None
     threads: Annotated[int | None, Field(ge=1, le=64, description="Threads of the training session.")] = None
+    cpu_period: Annotated[
+        Delay,
+        Field(ge=0.001, le=1.0, description="Of the CPU quota, 1 ms to 1 s; 100 ms by default."),
+    ] = 0.1
+    battery: Annotated[Battery | None, Field(description="Mains, without it.")] = None
+    availability: Annotated[Availability | None, Field(description="Always there, without it.")] = None
 
 
 class ToleranceSpec(Strict):

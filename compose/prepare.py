@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -20,21 +19,11 @@ import yaml
 
 from compose.broker_config import mosquitto_conf
 from compose.credentials import RunCredentials, give, make_credentials, write_private
+from compose.learned import Learned
 from compose.process_runtime import ProcessRuntime
-from edge_agent.limits import Limits
 from learning import allotment
-from learning.artifact import Flat, TrainingArtifact
 from learning.datasets.base import Dataset
-from learning.making import (
-    BindingError,
-    bound,
-    look,
-    make_artifact,
-    model_of,
-    require_batches,
-    require_fit,
-    source_files,
-)
+from learning.making import require_batches, source_files
 from topology.allotment import TABLE_NAME, write_table
 from topology.plan import AgentConfig, DevicePlan, Plan, dump_plan
 from topology.plan.agent import HOOK_NAME
@@ -72,7 +61,7 @@ def prepare(
     ports = {device.name: (agent_ports or {}).get(device.name, port) for device in plan.devices}
 
     _once(root / "private", digest, lambda folder: _write_private(plan, root, folder, port, ports))
-    learned = _Learned(plan, data_dir)
+    learned = Learned(plan, data_dir)
     made_from = hashlib.sha256((digest + _fingerprint(plan)).encode()).hexdigest()
     _once(root / "shards", made_from, lambda folder: _write_shards(plan, folder, learned.dataset))
     _once(root / "model", made_from, lambda folder: _write_model(plan, folder, learned))
@@ -168,49 +157,6 @@ def _yaml(config: AgentConfig) -> bytes:
 # ----------------------------------------------------------------------------------------------
 
 
-class _Learned:
-    """Data and graph of a plan, made at most once and only when something is to be written."""
-
-    def __init__(self, plan: Plan, data_dir: Path | None) -> None:
-        self._plan, self._data_dir = plan, data_dir
-
-    @cached_property
-    def _made(self) -> tuple[Dataset, TrainingArtifact, Flat]:
-        plan = self._plan
-        dataset, model = allotment.load_dataset(plan.data, self._data_dir), model_of(plan)
-        artifact, initial = make_artifact(plan, dataset, model)
-        require_fit(plan, artifact, look(plan, model, dataset).activation_bytes)
-        _require_device(artifact)
-        return bound(dataset, artifact), artifact, initial
-
-    @property
-    def dataset(self) -> Dataset:
-        return self._made[0]
-
-    @property
-    def artifact(self) -> TrainingArtifact:
-        return self._made[1]
-
-    @property
-    def initial(self) -> Flat:
-        return self._made[2]
-
-
-def _require_device(artifact: TrainingArtifact) -> None:
-    """What every agent refuses anyway, said before one is started."""
-    limits, size = Limits(), len(artifact.to_bytes())
-    if artifact.size > limits.parameters_max:
-        raise BindingError(
-            f"model {artifact.model}: {artifact.size} trained parameters, an agent takes {limits.parameters_max}: "
-            "name fewer in `trainable`"
-        )
-    if size > limits.graph_bytes_max:
-        raise BindingError(
-            f"model {artifact.model}: its graph has {size} bytes, an agent takes {limits.graph_bytes_max}: frozen "
-            "layers travel inside it; train more of them, or use a smaller model"
-        )
-
-
 def _fingerprint(plan: Plan) -> str:
     """Of the files that model and data come from."""
     stats = [(path.name, path.stat()) for path in source_files(plan)]
@@ -235,7 +181,7 @@ def _keep_private(folder: Path, uid: int) -> None:
     give(folder, uid)
 
 
-def _write_model(plan: Plan, folder: Path, learned: _Learned) -> None:
+def _write_model(plan: Plan, folder: Path, learned: Learned) -> None:
     (folder / "artifact.bin").write_bytes(learned.artifact.to_bytes())
     np.save(folder / "initial.npy", learned.initial)
     # A copy for the coordinator, which sees no shard but the global test data.

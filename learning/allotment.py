@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,24 +77,23 @@ def split(plan: Plan, partition: Partition) -> tuple[Partition, Partition | None
     return Partition(train.kind, train.devices, partition.notes), test
 
 
-def write(plan: Plan, dataset: Dataset, folder: Path) -> Allotment:
-    """Write `<folder>/<device>/` with x.npy, y.npy (and x_test.npy, y_test.npy), and `<folder>/test/` for the
-    coordinator alone. Raises PartitionError.
-    """
+@dataclass(frozen=True)
+class Allotted:
+    """Indices per device of the training data, for training and for the device's own tests; and the table of it."""
+
+    train: Partition
+    test: Partition | None
+    table: Allotment
+
+
+def divide(plan: Plan, dataset: Dataset) -> Allotted:
+    """Raises PartitionError."""
     train, test = split(plan, partition_of(plan, dataset))
-    drift = _drift(plan)
-    shares = []
-    for number, device in enumerate(plan.devices):
-        chosen = train.devices[number]
-        held = test.devices[number] if test else np.zeros(0, np.int64)
-        place = folder / device.name
-        for names, part in ((TRAIN_NAMES, chosen), (TEST_NAMES, held)):
-            if len(part):
-                x = see(dataset.train_x[part], drift, plan.seed, number) if drift else dataset.train_x[part]
-                save(place, names, x, dataset.train_y[part])
-        shares.append(_share(device.name, dataset, chosen, len(held)))
-    save(folder / "test", TRAIN_NAMES, dataset.test_x, dataset.test_y)
-    return Allotment(
+    shares = [
+        _share(device.name, dataset, train.devices[number], len(test.devices[number]) if test else 0)
+        for number, device in enumerate(plan.devices)
+    ]
+    table = Allotment(
         dataset=plan.data.name or dataset.name,
         origin=dataset.origin,
         partition=describe(plan.data),
@@ -101,6 +101,29 @@ def write(plan: Plan, dataset: Dataset, folder: Path) -> Allotment:
         shares=tuple(shares),
         notes=train.notes,
     )
+    return Allotted(train, test, table)
+
+
+def allot(plan: Plan, data_dir: str | Path | None) -> Allotment:
+    """The table alone. Raises DatasetError, PartitionError."""
+    return divide(plan, load_dataset(plan.data, data_dir)).table
+
+
+def write(plan: Plan, dataset: Dataset, folder: Path) -> Allotment:
+    """Write `<folder>/<device>/` with x.npy, y.npy (and x_test.npy, y_test.npy), and `<folder>/test/` for the
+    coordinator alone. Raises PartitionError.
+    """
+    made, drift = divide(plan, dataset), _drift(plan)
+    for number, device in enumerate(plan.devices):
+        parts = [(TRAIN_NAMES, made.train.devices[number])]
+        if made.test is not None:
+            parts.append((TEST_NAMES, made.test.devices[number]))
+        for names, chosen in parts:
+            x = dataset.train_x[chosen]
+            x = see(x, drift, plan.seed, number) if drift else x
+            save(folder / device.name, names, x, dataset.train_y[chosen])
+    save(folder / "test", TRAIN_NAMES, dataset.test_x, dataset.test_y)
+    return made.table
 
 
 def _drift(plan: Plan) -> float:

@@ -136,10 +136,11 @@ def dirichlet_free(
     _require(labels, devices, samples_per_device)
     rng = _generator(seed)
     pool = rng.permutation(len(labels))[: devices * samples_per_device]
-    for _ in range(REDRAWS):
+    for draw in range(REDRAWS):
         parts = _divide_classes(labels, pool, devices, alpha, rng)
         if min(len(part) for part in parts) >= least:
-            return Partition("dirichlet-free", tuple(np.sort(np.asarray(p, np.int64)) for p in parts))
+            notes = (f"drawn {draw + 1} times until every device had {least} samples",) if draw else ()
+            return Partition("dirichlet-free", tuple(np.sort(np.asarray(p, np.int64)) for p in parts), notes)
     moved = _repair(parts, least)
     note = f"after {REDRAWS} draws, {moved} samples were moved so that every device has {least}"
     return Partition("dirichlet-free", tuple(np.sort(np.asarray(p, np.int64)) for p in parts), (note,))

@@ -10,6 +10,7 @@ import typer
 
 from compose.generate import compose_file
 from compose.generated import generated_files as compose_generated
+from compose.learned import preflight
 from compose.prepare import prepare as prepare_run
 from compose.session import REPOSITORY, seeded
 from edgerig.exits import CONFIGURATION, FAILED
@@ -34,6 +35,8 @@ def validate(
 ) -> None:
     """Check a topology; prints every error at once, with path, value and what is allowed.
 
+    Model and data are made and held against each other and the devices, as a run would do.
+
     \b
     edgerig validate my-fleet.yaml
     edgerig validate my-fleet.yaml --no-host --format json
@@ -46,6 +49,7 @@ def validate(
         typer.echo(json.dumps({"ok": False, "errors": [error.as_dict() for error in errors.errors]}))
         raise typer.Exit(CONFIGURATION) from None
     plan = compile_topology(loaded.topology, "validate", sha256=loaded.sha256)
+    notes = preflight(plan, data_dir())
     quotas = sum(device.cpus for device in plan.devices)
     if format is Format.json:
         typer.echo(
@@ -57,6 +61,8 @@ def validate(
         typer.echo(
             f"{file}: good. {len(plan.devices)} devices, {quotas:.2f} cores in all, {plan.training.rounds} rounds"
         )
+        for note in notes:
+            typer.echo(f"note: {note}")
 
 
 @app.command("compose")

@@ -12,9 +12,9 @@ MESSAGE_BYTES_MAX = 64 * KIB + 4 * KIB
 PACKET_BYTES_MAX = MESSAGE_BYTES_MAX + 4 * KIB  # topic and properties on top
 # Per client. The coordinator grants at most 32 MiB of updates at once, which has to be below half of what the
 # broker may queue for it, so that the broker never has anything to drop in silence; messages likewise, in
-# chunks of 2,000 bytes.
+# chunks of 1,000 bytes.
 QUEUED_BYTES_MAX = 80 * MIB
-QUEUED_MESSAGES_MAX = 40_000
+QUEUED_MESSAGES_MAX = 80_000
 # Unacknowledged QoS 1 messages to one client: 64 chunks are some MiB, enough to keep a journalling
 # coordinator busy.
 INFLIGHT_MESSAGES_MAX = 64

@@ -139,6 +139,8 @@ def agent_config(plan: Plan, device: DevicePlan, port: int) -> AgentConfig:
         gate_wait_s=GATE_WAIT_FACTOR * plan.start_timeout_s,
         threads=device.threads,
         uplink_bit_s=device.link.up.rate_bit_s or UNSHAPED_BIT_S,
+        downlink_bit_s=device.link.down.rate_bit_s or UNSHAPED_BIT_S,
+        rtt_s=device.link.up.delay_s + device.link.down.delay_s,
         congestion=plan.network.congestion,
     )
 

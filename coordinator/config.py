@@ -9,7 +9,8 @@ from learning.schedules import Schedule
 from topology.plan import DevicePlan, Plan, PolicyPlan, SchedulePlan, TrainingPlan
 from wire.messages import TrainSpec, UplinkSpec
 
-CHUNK_BYTES_MIN = 2_000  # below this the header and the PUBACK cost more than the content
+# Below this header, topic and PUBACK cost more than a fifth; 2,000 would be all that a 2G link may have in flight.
+CHUNK_BYTES_MIN = 1_000
 CHUNK_BYTES_MAX = 65_536  # above this one PUBLISH holds up heartbeats even on a LAN with many devices
 CHUNK_S = 0.25  # a chunk takes at most a quarter second of its link, so control messages pass between two
 WINDOW_S = 1.0  # at most one second of the link in flight (DESIGN.md)

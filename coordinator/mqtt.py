@@ -31,7 +31,7 @@ KEEPALIVE_S = 30  # the coordinator's link is never shaped; a dead broker is not
 SESSION_EXPIRY_S = 3_600  # longer than any restart of a container, shorter than a forgotten run lasts
 INFLIGHT_MAX = 32  # chunks of at most 64 kB: 2 MB on the way to the broker
 QUEUED_MAX = (
-    16_384  # a large model's eight live objects in 2 kB chunks; beyond it publish fails and is recorded
+    32_768  # a large model's eight live objects in 1 kB chunks; beyond it publish fails and is recorded
 )
 RECONNECT_S = (1, 15)
 CONNACK_S = 10.0  # a broker that accepted the connection and says nothing for so long is not well

@@ -16,6 +16,7 @@ from edge_agent.gate import GateClosed, wait_for_gate
 from edge_agent.jobs import Jobs, open_samples
 from edge_agent.service import AgentService, Client, install_signals, log, status_message
 from edge_agent.spool import Spoil, Spool
+from edge_agent.traffic import Meter
 from edge_agent.work import WorkerThread
 from history.writer import HistoryWriter
 from topology.plan import AgentConfig
@@ -97,6 +98,7 @@ def build(config: AgentConfig, software: str) -> tuple[AgentService, Diary]:
         power=power.reader(config),
     )
     jobs = Jobs(spool, shard, run=config.run, agent=config.agent, threads=config.threads, spoil=make.spoil)
+    meter = Meter()
     service = AgentService(
         config,
         core,
@@ -104,10 +106,11 @@ def build(config: AgentConfig, software: str) -> tuple[AgentService, Diary]:
         history,
         make_client=make.client(
             lambda post: mqtt.Client(
-                config, password, status_message(config, writer.boot, online=False), post
+                config, password, status_message(config, writer.boot, online=False), post, meter
             )
         ),
         make_worker=lambda post: WorkerThread(jobs, post),
+        meter=meter,
     )
     install_signals(service)
     return service, history

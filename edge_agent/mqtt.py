@@ -11,6 +11,7 @@ import socket
 import ssl
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,20 +22,30 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from edge_agent.traffic import Meter
+from edge_agent.upload import CHUNKS_IN_FLIGHT_MAX, link_bit_s
 from topology.plan import AgentConfig
 
 SESSION_EXPIRY_S = 600  # two or three rounds: a short absence misses nothing
 WILL_DELAY_S = 5  # a reconnect over a bad link takes seconds and is no absence
-RECONNECT_S = (1, 15)  # doubling; paho's 120 s would cost a whole round
+# Doubling from a quarter to half a second, by the device's name, so that a fleet does not come back at one moment;
+# paho's first wait of 1 s is lost link at every reset, and its longest of 120 s would cost a whole round.
+RECONNECT_S = (0.25, 15.0)
+# A ping and its answer wait behind what is in flight, at most a second of the link each way, or one chunk where that
+# takes longer. The keepalive is four times that, so that neither side mistakes an upload over a lossy link for death.
+# Below 15 s a fleet's pings would be traffic; above 60 s a device that died in silence held up its round.
 KEEPALIVE_S = (15, 60)
-KEEPALIVE_CHUNKS = 4  # a ping waits behind what is in flight: leave it the time of four chunks
-CHUNK_BYTES_MIN = 2_000  # the smallest chunk a coordinator cuts
-CHUNK_S = 0.25  # and a quarter second of the link otherwise
-# Chunks in flight (16) and control messages beside them; paho's default of 20 would hold a hello back.
-INFLIGHT_MAX = 32
+KEEPALIVE_WAITS = 4
+CHUNK_BYTES_MIN = 1_000  # the smallest chunk a coordinator cuts
+IN_FLIGHT_S = 1.0
+# Chunks in flight, what is left of an earlier upload, and control messages beside them; paho's default of 20 would
+# hold a hello back.
+INFLIGHT_MAX = 2 * CHUNKS_IN_FLIGHT_MAX
 QUEUED_MAX = 64  # beyond what is in flight; the core repeats itself, so a full queue loses nothing
 RECEIVE_MAX = 64  # messages the broker may send before they are confirmed: one window of a fetch
-NOTSENT_LOWAT_BYTES = 16_384  # what the kernel holds unsent: a tenth of a second at 1 Mbit/s
+# What the kernel holds unsent counts as in flight, and everything behind it waits: a tenth of a second of the link.
+NOTSENT_LOWAT_S = 0.1
+NOTSENT_LOWAT_BYTES = (2_048, 131_072)
 CONNECT_TIMEOUT_S = 15.0  # TCP and TLS handshakes over the slowest profile take three
 REFUSED_CREDENTIALS = frozenset(
     {"Not authorized", "Bad user name or password", "Banned", "Client identifier not valid"}
@@ -75,25 +86,49 @@ class Confirmed:
 Happening = Up | Down | NotConnected | Message | Confirmed
 
 
+class _CountedClient(paho.Client):
+    """paho's client, with its bytes counted where they enter and leave it."""
+
+    meter: Meter
+
+    def _sock_send(self, buf: bytes | bytearray) -> int:
+        size = super()._sock_send(buf)
+        self.meter.sent(size)
+        return size
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        data = super()._sock_recv(bufsize)
+        self.meter.received(len(data))
+        return data
+
+
 class Client:
     """Thin: connect, publish, subscribe. `post` must never block for long."""
 
     def __init__(
-        self, config: AgentConfig, password: str, will: tuple[str, bytes], post: Callable[[Happening], None]
+        self,
+        config: AgentConfig,
+        password: str,
+        will: tuple[str, bytes],
+        post: Callable[[Happening], None],
+        meter: Meter | None = None,
     ) -> None:
         self._config, self._post = config, post
+        self._meter = meter or Meter()
         self._refused = False
         version = MQTTProtocolVersion.MQTTv5 if config.mqtt_version == 5 else MQTTProtocolVersion.MQTTv311
         # A 3.1.1 broker here is amqtt, which on a resumed session sends the retained messages of every
         # client's subscriptions. The protocol needs no session: after a connect the hello says what is where.
         session: dict[str, Any] = {} if config.mqtt_version == 5 else {"clean_session": True}
-        client = paho.Client(
+        client = _CountedClient(
             CallbackAPIVersion.VERSION2, client_id=config.username, protocol=version, **session
         )
+        client.meter = self._meter
         client.username_pw_set(config.username, password)
         client.max_inflight_messages_set(INFLIGHT_MAX)
         client.max_queued_messages_set(QUEUED_MAX)
-        client.reconnect_delay_set(*RECONNECT_S)
+        # paho says int; it compares, doubles and waits.
+        client.reconnect_delay_set(first_reconnect_s(config.agent), RECONNECT_S[1])  # type: ignore[arg-type]
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.will_set(will[0], will[1], qos=1, retain=True, properties=_will_properties(config))
         if config.ca_file is not None:
@@ -104,11 +139,13 @@ class Client:
         client.on_message = self._on_message
         client.on_publish = self._on_publish
         client.on_socket_open = self._on_socket_open
+        client.on_socket_close = self._on_socket_close
         self._client = client
 
     def start(self) -> None:
         config = self._config
-        keepalive = keepalive_s(config.uplink_bit_s)
+        self._meter.begin()
+        keepalive = keepalive_s(config.uplink_bit_s, config.downlink_bit_s, config.rtt_s)
         if config.mqtt_version == 5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = SESSION_EXPIRY_S
@@ -181,14 +218,27 @@ class Client:
         self._post(Confirmed(mid))
 
     def _on_socket_open(self, _client: paho.Client, _data: object, sock: Any) -> None:
-        tune(sock, self._config.congestion)
+        tune(sock, self._config.congestion, notsent_lowat_bytes(self._config.uplink_bit_s))
+        self._meter.opened(sock)
+
+    def _on_socket_close(self, _client: paho.Client, _data: object, _sock: Any) -> None:
+        self._meter.closing()
 
 
-def tune(sock: socket.socket, congestion: str) -> None:
+def first_reconnect_s(agent: str) -> float:
+    return RECONNECT_S[0] * (1 + zlib.crc32(agent.encode()) / 2**32)
+
+
+def notsent_lowat_bytes(uplink_bit_s: int) -> int:
+    low, high = NOTSENT_LOWAT_BYTES
+    return min(max(int(link_bit_s(uplink_bit_s) / 8 * NOTSENT_LOWAT_S), low), high)
+
+
+def tune(sock: socket.socket, congestion: str, lowat_bytes: int) -> None:
     """Small messages at once, little unsent in the kernel, the run's congestion control. What fails is not vital."""
     options: list[tuple[int, int | bytes]] = [
         (socket.TCP_NODELAY, 1),
-        (getattr(socket, "TCP_NOTSENT_LOWAT", 25), NOTSENT_LOWAT_BYTES),
+        (getattr(socket, "TCP_NOTSENT_LOWAT", 25), lowat_bytes),
     ]
     if congestion:
         options.append((getattr(socket, "TCP_CONGESTION", 13), congestion.encode()))
@@ -199,13 +249,12 @@ def tune(sock: socket.socket, congestion: str) -> None:
             print(f"edge-agent: socket option {option} not set: {error}", file=sys.stderr, flush=True)
 
 
-def keepalive_s(uplink_bit_s: int) -> int:
-    """At least the time of four chunks of this link, between 15 and 60 s."""
+def keepalive_s(uplink_bit_s: int, downlink_bit_s: int, rtt_s: float) -> int:
+    """Four times the longest honest wait for the answer to a ping, between 15 and 60 s."""
     low, high = KEEPALIVE_S
-    if uplink_bit_s == 0:
-        return low
-    chunk_s = max(CHUNK_S, CHUNK_BYTES_MIN * 8 / uplink_bit_s)
-    return min(max(round(KEEPALIVE_CHUNKS * chunk_s), low), high)
+    ways = (link_bit_s(uplink_bit_s), link_bit_s(downlink_bit_s))
+    wait_s = rtt_s + sum(max(IN_FLIGHT_S, CHUNK_BYTES_MIN * 8 / rate) for rate in ways)
+    return min(max(round(KEEPALIVE_WAITS * wait_s), low), high)
 
 
 def _will_properties(config: AgentConfig) -> Properties | None:

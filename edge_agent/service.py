@@ -17,6 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+import msgspec
+
 from edge_agent import actions as a
 from edge_agent import events as e
 from edge_agent import mqtt, transfer
@@ -24,6 +26,7 @@ from edge_agent.core import AgentCore
 from edge_agent.errors import BrokerRefused
 from edge_agent.ledger import DiskBroken, SpoolError
 from edge_agent.spool import Spool
+from edge_agent.traffic import RECORD_EVERY_S, Meter, Traffic
 from edge_agent.transfer import Downloads, Uploads
 from edge_agent.work import Worker
 from topology.plan import AgentConfig
@@ -39,7 +42,7 @@ POST_WAIT_S = (
 )
 ALIVE_S = 1.0
 ALIVE_FILE = Path("/tmp/alive")
-REFUSED_MAX = 5  # with paho's waits 30 s: a broker that is still loading its password file gets over it
+REFUSED_MAX = 7  # with paho's waits 16 s: a broker that is still loading its password file gets over it
 COMPLAIN_S = 60.0  # an unreachable broker is said once a minute
 FAREWELL_S = 1.0
 
@@ -79,13 +82,17 @@ class AgentService:
         make_worker: Callable[[Callable[[e.Event | DiskBroken], None]], Worker],
         clock: Callable[[], float] = time.monotonic,
         alive_file: Path = ALIVE_FILE,
+        meter: Meter | None = None,
     ) -> None:
+        self._meter = meter
+        self._counted: Traffic | None = None
+        self._count_at = float("-inf")
         self._config, self._core, self._spool, self._history = config, core, spool, history
         self._clock, self._alive_file = clock, alive_file
         self._queue: queue.Queue[Happening] = queue.Queue(QUEUE_MAX)
         self._client = make_client(self._hint)
         self._worker = make_worker(self._post)
-        self._uploads = Uploads(config, self._client, self._post_now)
+        self._uploads = Uploads(config, self._client, self._post_now, clock)
         self._downloads = Downloads(config, self._client, self._worker, self._post_now, clock)
         self._results: list[e.Event] = []
         self._stop_reason = ""
@@ -140,10 +147,12 @@ class AgentService:
             happening = e.Tick()
         self.take(happening)
         self.alive()
+        self._count_traffic()
 
     def _close(self) -> None:
         farewell = self._status(online=False)
         self._client.stop(farewell, FAREWELL_S)
+        self._count_traffic(at_once=True)
         self.working = not self._worker.close(FAREWELL_S)
 
     def alive(self) -> None:
@@ -155,6 +164,18 @@ class AgentService:
         # No such folder on this device, or another agent's file: then nobody asks.
         with contextlib.suppress(OSError):
             self._alive_file.touch()
+
+    def _count_traffic(self, *, at_once: bool = False) -> None:
+        """What the connection has cost so far, into the history: now and then, and at the end."""
+        now = self._clock()
+        if self._meter is None or (now < self._count_at and not at_once):
+            return
+        self._count_at = now + RECORD_EVERY_S
+        found = self._meter.now()
+        if found.mqtt_sent and found != self._counted:
+            self._counted = found
+            self._history.append("traffic", **msgspec.structs.asdict(found))
+            self._history.sync()
 
     # --- the queue -------------------------------------------------------------------------------------------
 

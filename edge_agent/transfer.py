@@ -15,6 +15,9 @@ from topology.plan import AgentConfig
 from wire import topics
 
 FAR_S = 3600.0  # nothing to wake up for
+LEFTOVER_S = (
+    5.0  # what paho has from before is a second of the link; unconfirmed for longer it went with a broker
+)
 
 Post = Callable[[e.Event], None]
 
@@ -28,35 +31,49 @@ class Client(Protocol):
 
 
 class Uploads:
-    """The one upload there may be."""
+    """The one upload there may be.
 
-    def __init__(self, config: AgentConfig, client: Client, post: Post) -> None:
-        self._config, self._client, self._post = config, client, post
+    What paho had in flight when an upload ended early is still on its way, or is sent again after a reconnect: until
+    it is confirmed it takes up room in the window of the next one.
+    """
+
+    def __init__(self, config: AgentConfig, client: Client, post: Post, clock: Callable[[], float]) -> None:
+        self._config, self._client, self._post, self._clock = config, client, post, clock
         self._upload: Upload | None = None
         self._chunks: dict[int, int] = {}  # message id -> index of the chunk
+        self._leftover: dict[int, int] = {}  # message id -> bytes
+        self._leftover_since = float("-inf")
 
     def start(self, action: a.StartUpload, payload: bytes) -> None:
+        self.clear()
+        if self._clock() - self._leftover_since > LEFTOVER_S:
+            self._leftover.clear()
         window = window_bytes(action.window_bytes, self._config.uplink_bit_s)
         self._upload = Upload(action.task, payload, action.chunk_bytes, window, action.missing)
-        self._chunks.clear()
         self._send()
 
     def clear(self) -> None:
-        """Forget it; what paho still has in flight is confirmed to nobody."""
+        """Forget it; what paho still has in flight is confirmed to nobody, and counted."""
+        if self._upload is not None and self._chunks:
+            share = self._upload.in_flight_bytes // len(self._chunks)
+            self._leftover |= dict.fromkeys(self._chunks, share)
+            self._leftover_since = self._clock()
         self._upload = None
         self._chunks.clear()
 
     def confirmed(self, mid: int) -> None:
+        left = self._leftover.pop(mid, None)
         index = self._chunks.pop(mid, None)
-        if self._upload is None or index is None:
+        if self._upload is None or (index is None and left is None):
             return
-        self._upload.confirmed(index)
+        if index is not None:
+            self._upload.confirmed(index)
         self._send()
 
     def _send(self) -> None:
         upload = self._upload
         assert upload is not None
-        while (piece := upload.next_chunk()) is not None:
+        while (piece := upload.next_chunk(sum(self._leftover.values()))) is not None:
             index, message = piece
             topic = topics.chunk(self._config.run, self._config.agent, upload.task, index)
             mid = self._client.publish(topic, message)
@@ -100,7 +117,7 @@ class Downloads:
             action.object,
             action.model,
             action.leads_to,
-            self._config.uplink_bit_s,
+            self._config.downlink_bit_s or self._config.uplink_bit_s,
             self._clock(),
         )
         self.advance()

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import hashlib
 
-from wire.chunks import HEADER_BYTES, chunk_count, cut
+from wire.chunks import chunk_count, cut
 
 # A window of 64 kB chunks on a LAN would otherwise be hundreds of messages, ahead of every control message.
 CHUNKS_IN_FLIGHT_MAX = 16
-UNKNOWN_UPLINK_BIT_S = 1_000_000  # cautious: half of the slowest link that is sold as broadband
+UNKNOWN_LINK_BIT_S = 1_000_000  # cautious: half of the slowest link that is sold as broadband
+# A chunk's MQTT header, topic and TLS record, beside the chunk: what it takes of the window more than its own bytes.
+FRAMING_BYTES = 128
+# Of a full Ethernet frame 1,448 bytes are TCP's payload (links-and-faults.md): a second of a rate that counts frames
+# carries so much less.
+PAYLOAD_SHARE = 1448 / 1514
+
+
+def link_bit_s(known_bit_s: int) -> int:
+    return known_bit_s or UNKNOWN_LINK_BIT_S
 
 
 def window_bytes(granted: int, uplink_bit_s: int) -> int:
     """At most one second of the link (DESIGN.md), whatever the grant allows."""
-    return min(granted, (uplink_bit_s or UNKNOWN_UPLINK_BIT_S) // 8)
+    return min(granted, int(link_bit_s(uplink_bit_s) / 8 * PAYLOAD_SHARE))
 
 
 class Upload:
-    """Chunks in order, each again until confirmed. One chunk is always allowed, however small the window is."""
+    """Chunks in order, each again until confirmed. One chunk is always allowed, however small the window is.
+
+    Unconfirmed bytes are everything between here and the broker: paho's queue, the socket's buffer, the link's queue
+    and the wire. `others_bytes` of `next_chunk` is what else of ours is still under way there.
+    """
 
     def __init__(
         self, task: str, payload: bytes, chunk_bytes: int, window: int, missing: tuple[int, ...] | None
@@ -35,15 +48,16 @@ class Upload:
         )  # a grant that names chunks asks for them again
         self.sent_bytes = 0
 
-    def next_chunk(self) -> tuple[int, bytes] | None:
+    def next_chunk(self, others_bytes: int = 0) -> tuple[int, bytes] | None:
         """The next chunk to hand to the transport, or None while the window is full or nothing is left."""
         if not self._left or len(self._in_flight) >= CHUNKS_IN_FLIGHT_MAX:
             return None
         message = cut(self._payload, self._chunk_bytes, self._left[-1], self._digest)
-        if self._in_flight and sum(self._in_flight.values()) + len(message) > self._window:
+        size, under_way = len(message) + FRAMING_BYTES, sum(self._in_flight.values()) + others_bytes
+        if under_way and under_way + size > self._window:
             return None
         index = self._left.pop()
-        self._in_flight[index] = len(message)
+        self._in_flight[index] = size
         self.sent_bytes += len(message)
         return index, message
 
@@ -60,5 +74,5 @@ class Upload:
         return not self._left and not self._in_flight
 
     @property
-    def chunk_message_bytes(self) -> int:
-        return self._chunk_bytes + HEADER_BYTES
+    def in_flight_bytes(self) -> int:
+        return sum(self._in_flight.values())

@@ -41,6 +41,8 @@ agent
   acked             task, sha256                      settled          task, outcome, residual_norm
   cancelled         task, reason                      failed           task, reason
   message_refused   topic, reason                     agent_stopped    reason, peak_rss_bytes
+  traffic           mqtt_sent, mqtt_received, wire_sent, wire_received, wire      (bytes since the boot, at most one
+                    in 5 s and one at the end; `wire` is where the wire's two figures come from, empty: nowhere)
 
 hostd
   probed            kernel, docker, cgroup, backend, reason, checks: {...}

@@ -82,6 +82,15 @@ class DeviceRecord:
     charges: list[tuple[float, float]] = field(default_factory=list)  # moment, share of a full battery
     power_offs: list[tuple[float, str, str]] = field(default_factory=list)  # moment, effect, reason
     downlink_bytes: int = 0  # model objects fetched, as the device says
+    graph_bytes: int = 0  # of them training graphs
+    fetched_for: set[str] = field(
+        default_factory=set
+    )  # tasks that a version was fetched for, maybe as several objects
+    encoded: dict[tuple[str, str], tuple[int, int]] = field(
+        default_factory=dict
+    )  # (task, sha256): bytes, as float32
+    traffic: dict[str, dict[str, int]] = field(default_factory=dict)  # by boot, the last that was said
+    wire_source: str = ""
     refused_messages: int = 0
 
     @property

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from importlib import metadata
 
-from history import accounts, emulation, verdict
+from history import accounts, emulation, layers, verdict
 from history import summary as s
 from history.checks import run_checks
 from history.fields import flag, mapping, number
@@ -51,6 +51,7 @@ def summarize(record: Record, *, interrupted: bool = False) -> s.Summary:
         uplink_ratio=_rounded(ratio, 2),
         uplink_bytes_sent=accounts.uplink_bytes_by_agents(record),
         downlink_bytes=sum(device.downlink_bytes for device in record.devices.values()),
+        bytes=layers.total(record),
         updates_merged=len(accounts.merged(record)),
         updates_discarded=_discarded(record),
         updates_lost=None if lost is None else len(lost),
@@ -157,6 +158,7 @@ def _device(record: Record, device: DeviceRecord, tasks: list[TaskRecord]) -> s.
         uplink_bytes=sum(task.payload_bytes for task in received),
         uplink_bytes_sent=sent if device.name in record.producers else None,
         downlink_bytes=device.downlink_bytes,
+        bytes=layers.of_device(record, device),
         boots=max(len(device.boots), len(device.own_boots)),
         offline_s=round(offline_s(record, device), 3),
         messages_refused=device.refused_messages,

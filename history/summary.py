@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from history.checks import CheckResult
+from history.layers import BytesSummary
 from history.verdict import EXIT_CODES, Judged, Verdict
 from topology.allotment import Allotment
 
@@ -68,6 +69,7 @@ class DeviceSummary(Struct, frozen=True, kw_only=True):
     uplink_bytes: int  # chunk payloads, as the coordinator counted them
     uplink_bytes_sent: int | None  # the same, as the device counted them
     downlink_bytes: int
+    bytes: BytesSummary | None = None  # at four layers; None in a summary of an older version
     boots: int
     offline_s: float
     messages_refused: int
@@ -143,6 +145,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     uplink_ratio: float | None
     uplink_bytes_sent: int | None
     downlink_bytes: int
+    bytes: BytesSummary | None = None
     updates_merged: int
     updates_discarded: dict[str, int]
     updates_lost: int | None

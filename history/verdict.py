@@ -14,7 +14,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from history import accounts, emulation
+from history import accounts, emulation, layers
 from history.checks import CheckResult
 from history.record import Record
 from topology.plan import Expectation
@@ -117,6 +117,20 @@ def uplink_ratio(record: Record) -> float | None:
 @metric
 def uplink_bytes(record: Record) -> float | None:
     return float(accounts.uplink_bytes(record)) if record.received else None
+
+
+def _layer(way: layers.Way, name: str) -> Metric:
+    def bytes_at(record: Record) -> float | None:
+        found = getattr(getattr(layers.total(record), way), name)
+        return None if found is None else float(found)
+
+    return bytes_at
+
+
+WAYS: dict[str, layers.Way] = {"uplink": "up", "downlink": "down"}
+METRICS |= {
+    f"{prefix}_{name}_bytes": _layer(way, name) for prefix, way in WAYS.items() for name in layers.LAYERS
+}
 
 
 @metric

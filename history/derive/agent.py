@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from history.derive.handlers import Handlers, task_of
 from history.events import Event
-from history.fields import count, text
+from history.fields import count, integer, text
 from history.record import Record, TaskRecord
 
 HANDLERS = Handlers()
@@ -65,7 +65,12 @@ def task_received(record: Record, event: Event) -> None:
 
 @HANDLERS.on("model_fetched")
 def model_fetched(record: Record, event: Event) -> None:
-    record.devices[event.node].downlink_bytes += count(event, "bytes")
+    device = record.devices[event.node]
+    device.downlink_bytes += count(event, "bytes")
+    if text(event, "object").startswith("graph-"):
+        device.graph_bytes += count(event, "bytes")
+    else:
+        device.fetched_for.add(text(event, "task"))
     _mark(_task(record, event), event)
 
 
@@ -80,8 +85,11 @@ def trained(record: Record, event: Event) -> None:
 def encoded(record: Record, event: Event) -> None:
     task = _task(record, event)
     _mark(task, event)
-    if task is not None and not task.raw_bytes:
-        task.raw_bytes = count(event, "raw_bytes")
+    if task is None:
+        return
+    made = (count(event, "bytes"), count(event, "raw_bytes"))
+    record.devices[event.node].encoded[task.id, text(event, "sha256")] = made
+    task.raw_bytes = task.raw_bytes or made[1]
 
 
 @HANDLERS.on("sent")
@@ -105,3 +113,13 @@ def settled(record: Record, event: Event) -> None:
     task = _task(record, event)
     if task is not None:
         task.settled = text(event, "outcome")
+
+
+@HANDLERS.on("traffic")
+def traffic(record: Record, event: Event) -> None:
+    device = record.devices[event.node]
+    figures = ("mqtt_sent", "mqtt_received", "wire_sent", "wire_received")
+    device.traffic[event.boot] = {
+        name: value for name in figures if (value := integer(event, name)) is not None and value >= 0
+    }
+    device.wire_source = text(event, "wire") or device.wire_source

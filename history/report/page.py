@@ -130,6 +130,7 @@ def _sections(record: Record, summary: Summary) -> list[Markup]:
         _section("Timeline", timeline.draw(record), intro=_TIMELINE_INTRO),
         _section("Rounds", tables.rounds(record, summary)),
         _section("Devices", tables.traffic(summary), intro=_TRAFFIC_INTRO),
+        _section("Bytes", tables.layers(summary), intro=_LAYERS_INTRO),
         _section("Links", tables.links(summary), intro=_emulation_intro(summary)),
         _section("Processors", tables.cpus(summary)),
         *([_section("Power", tables.power(summary))] if any(d.power for d in summary.devices) else []),
@@ -145,6 +146,11 @@ def _sections(record: Record, summary: Summary) -> list[Markup]:
 
 _TIMELINE_INTRO = (
     "What each device did when, by its own account where there is one. Point at a segment for details."
+)
+_LAYERS_INTRO = (
+    "The same updates (up) and versions (down) as float32 and as they were encoded; then everything that went through "
+    "the device's MQTT client, headers, resends and pings included; then what passed its interface with TLS, TCP/IP "
+    "and retransmissions. A device that was killed is short of its last seconds."
 )
 _TRAFFIC_INTRO = (
     "Up counts MQTT payload bytes of update chunks, headers and resends included, as they reached the coordinator; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from history import units
+from history.layers import LAYERS
 from history.record import Record
 from history.report.markup import Child, Markup, join, tag
 from history.summary import DeviceSummary, Direction, Quantities, Summary
@@ -91,6 +92,22 @@ def traffic(summary: Summary) -> Markup:
         "#offline",
     ]
     return table("Updates and bytes per device", head, rows, "The plan has no device.")
+
+
+def layers(summary: Summary) -> Markup:
+    """Bytes at four layers, in total and per device."""
+    head = ["device", *(f"#{way} {layer}" for way in ("up", "down") for layer in LAYERS), "wire counted by"]
+    named = [("all", summary.bytes), *((device.name, device.bytes) for device in summary.devices)]
+    rows = [
+        (
+            name,
+            *(units.size(getattr(way, layer)) for way in (found.up, found.down) for layer in LAYERS),
+            found.wire_source or units.DASH,
+        )
+        for name, found in named
+        if found is not None
+    ]
+    return table("Bytes at four layers", head, rows, "Nobody counted them.")
 
 
 def links(summary: Summary) -> Markup:

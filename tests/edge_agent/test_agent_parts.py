@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import ClassVar
@@ -10,14 +11,17 @@ from typing import ClassVar
 import pytest
 from agent_builders import model, ref
 
+from edge_agent import actions as a
 from edge_agent.config import load_config, read_password
 from edge_agent.diary import Diary
 from edge_agent.errors import ConfigurationError
 from edge_agent.fetch import STALL_S, WINDOW_BYTES_MAX, Fetch
 from edge_agent.gate import GateClosed, boot_token, wait_for_gate
-from edge_agent.mqtt import keepalive_s
+from edge_agent.mqtt import first_reconnect_s, keepalive_s, notsent_lowat_bytes
 from edge_agent.paths import cheapest
+from edge_agent.transfer import Uploads
 from edge_agent.upload import CHUNKS_IN_FLIGHT_MAX, Upload, window_bytes
+from topology.plan import AgentConfig
 from wire.chunks import HEADER_BYTES, Assembler, split
 from wire.messages import ObjectRef
 
@@ -59,16 +63,89 @@ def test_only_the_missing_chunks_are_sent_again() -> None:
 
 
 def test_the_window_is_a_second_of_the_link() -> None:
-    assert window_bytes(1 << 20, 200_000) == 25_000
+    second = 200_000 // 8 * 1448 / 1514  # what of a second's frames is TCP's payload
+    assert window_bytes(1 << 20, 200_000) == int(second)
     assert window_bytes(10_000, 200_000) == 10_000
-    assert window_bytes(1 << 20, 0) == 125_000
+    assert window_bytes(1 << 20, 0) == int(125_000 * 1448 / 1514)
 
 
-def test_keepalive_leaves_room_for_four_chunks() -> None:
-    assert keepalive_s(0) == 15
-    assert keepalive_s(10_000_000) == 15
-    assert keepalive_s(2_000) == 32
-    assert keepalive_s(100) == 60
+def test_keepalive_follows_from_the_link() -> None:
+    assert keepalive_s(0, 0, 0.0) == 15
+    assert keepalive_s(10_000_000, 10_000_000, 0.04) == 15
+    assert keepalive_s(18_000, 20_000, 1.3) == 15, "2G: a second each way and the round trip, four times"
+    assert keepalive_s(18_000, 20_000, 4.0) == 24
+    assert keepalive_s(2_000, 2_000, 0.0) == 32, "one chunk takes four seconds each way"
+    assert keepalive_s(100, 100, 0.0) == 60
+
+
+def test_what_the_kernel_holds_unsent_is_a_tenth_of_a_second() -> None:
+    assert notsent_lowat_bytes(1_000_000) == 12_500
+    assert notsent_lowat_bytes(18_000) == 2_048
+    assert notsent_lowat_bytes(1_000_000_000) == 131_072
+
+
+def test_a_fleet_does_not_come_back_at_one_moment() -> None:
+    waits = {first_reconnect_s(f"pi4-{index}") for index in range(100)}
+    assert len(waits) == 100
+    assert min(waits) >= 0.25
+    assert max(waits) <= 0.5
+
+
+class Publisher:
+    """A client that takes every chunk and confirms what the test says."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[int, int] = {}
+
+    def publish(self, topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> int | None:
+        self.sizes[len(self.sizes)] = len(payload)
+        return len(self.sizes) - 1
+
+    def subscribe(self, topics: Sequence[str]) -> None: ...
+    def unsubscribe(self, topics: Sequence[str]) -> None: ...
+
+
+UPLINK_BIT_S = 80_000  # a second of it is 9,564 bytes of payload
+
+
+def uploads_of(client: Publisher, now: list[float]) -> tuple[Uploads, a.StartUpload]:
+    config = AgentConfig(
+        run="r", agent="d", broker_host="b", broker_port=1, username="d", password_file="", shard="", state="",
+        uplink_bit_s=UPLINK_BIT_S,
+    )  # fmt: skip
+    start = a.StartUpload(task="t1", sha256="", chunk_bytes=1_000, window_bytes=1 << 20, missing=None)
+    return Uploads(config, client, lambda _event: None, lambda: now[0]), start
+
+
+def test_what_a_dead_connection_left_in_the_client_counts_against_the_next_window() -> None:
+    """paho sends it again after the reconnect: with a whole new window behind it two seconds would be in flight."""
+    client, now = Publisher(), [0.0]
+    uploads, start = uploads_of(client, now)
+    second = window_bytes(1 << 20, UPLINK_BIT_S)
+    uploads.start(start, PAYLOAD)
+    first = len(client.sizes)
+    assert 0 < sum(client.sizes.values()) <= second
+    uploads.clear()
+    uploads.start(start, PAYLOAD)
+    assert sum(client.sizes.values()) <= second, "nothing new before something old is confirmed"
+    for mid in range(first):
+        uploads.confirmed(mid)
+        assert sum(size for other, size in client.sizes.items() if other > mid) <= second
+    assert len(client.sizes) == 2 * first
+
+
+def test_leftovers_that_nobody_confirms_are_forgotten() -> None:
+    client, now = Publisher(), [0.0]
+    uploads, start = uploads_of(client, now)
+    uploads.start(start, PAYLOAD)
+    first = len(client.sizes)
+    uploads.clear()
+    now[0] = 2.0
+    uploads.start(start, PAYLOAD)
+    assert len(client.sizes) == first
+    now[0] = 30.0  # the coordinator asks again for what is missing
+    uploads.start(start, PAYLOAD)
+    assert len(client.sizes) == 2 * first
 
 
 # --- fetch ---------------------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ KILLED = "pi4-3"
 KILL_ROUND = 2
 UPDATE_BYTES = 2_800
 CHUNK_HEADER_BYTES = 12
+MQTT_BYTES, WIRE_BYTES = 20_000, 26_000  # of each device's last boot
 ROUND_S = 16.0
 
 MBIT = 1_000_000
@@ -534,6 +535,17 @@ def finish(script: Script, at: float, reason: str = "target") -> float:
     script.coordinator(at, "run_finished", reason=reason, version=ROUNDS, accuracy=ACCURACY[ROUNDS])
     for device in script.plan.devices:
         boot = "b2" if device.name == KILLED else "b1"
+        script.say(
+            at + 0.2,
+            device.name,
+            "traffic",
+            boot,
+            mqtt_sent=MQTT_BYTES,
+            mqtt_received=2 * MQTT_BYTES,
+            wire_sent=WIRE_BYTES,
+            wire_received=2 * WIRE_BYTES,
+            wire="interface eth0",
+        )
         script.say(
             at + 0.3,
             device.name,

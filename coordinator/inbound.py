@@ -14,7 +14,12 @@ from wire import messages as m
 
 CHUNK_MESSAGE_BYTES_MAX = (1 << 20) + chunks.HEADER_BYTES  # the largest chunk a grant can ask for
 HEARD_EVERY_S = 1.0
-ASSEMBLY_IDLE_S = 3_600.0  # the core ends tasks by their deadlines; this only catches what it could not know
+# Without a new chunk for so long an assembly gives its memory back, beyond any reconnect; the grant stays, and asks for
+# everything again.
+ASSEMBLY_IDLE_S = 600.0
+OVER_MAX = (
+    4_096  # updates remembered to tell a resend from a stranger: the tasks of a few rounds of a large fleet
+)
 
 KINDS: dict[str, type[m.Up]] = {
     "hello": m.Hello,
@@ -55,7 +60,10 @@ class Inbound:
         self._run, self._refuse, self._defect_of = run, refuse, defect_of
         self._assembler = chunks.Assembler(bytes_max, bytes_max, objects_max, ASSEMBLY_IDLE_S)
         self._granted: dict[tuple[str, str], Granted] = {}
-        self.duplicates = 0  # chunks of updates that are complete or closed: resends, no fault of anybody
+        self._over: dict[
+            tuple[str, str], str
+        ] = {}  # sha256 of the update that is complete; empty: the task is closed
+        self.duplicates = 0  # chunks of updates that are complete: resends, no fault of anybody
 
     # --- grants, from the core's actions ------------------------------------------------------------------------
 
@@ -65,6 +73,7 @@ class Inbound:
         if open_ is None or open_.sha256 != sha256:
             traffic = open_.payload_bytes if open_ else 0
             self._granted[agent, task] = Granted(sha256, size, payload_bytes=traffic)
+        self._over.pop((agent, task), None)
         missing = self._assembler.missing(agent, task, sha256)
         return missing or None
 
@@ -74,15 +83,29 @@ class Inbound:
         return found[0] if found else None
 
     def drop(self, agent: str, task: str) -> None:
-        self._granted.pop((agent, task), None)
+        if self._granted.pop((agent, task), None) is not None:
+            self._remember((agent, task), "")
         self._assembler.drop(agent, task)
+
+    def expire(self, now: float) -> int:
+        """Forget assemblies that nobody goes on with, each by the name of its sender; returns how many."""
+        idle = self._assembler.expire(now)
+        for key in idle:
+            self._refuse(key.agent, topics.chunk(self._run, key.agent, key.task, 0), "expired", 0)
+        return len(idle)
+
+    def _remember(self, key: tuple[str, str], sha256: str) -> None:
+        self._over.pop(key, None)
+        while len(self._over) >= OVER_MAX:
+            del self._over[next(iter(self._over))]
+        self._over[key] = sha256
 
     # --- deliveries ------------------------------------------------------------------------------------------
 
     def take(self, delivery: Delivery, now: float) -> e.Event | Complete | None:
         upward = topics.parse_upward(self._run, delivery.topic)
         if upward is None:
-            self._refuse("", delivery.topic, "unknown_topic", len(delivery.payload))
+            self._refuse(*_stranger(self._run, delivery.topic), len(delivery.payload))
             return None
         if upward.agent == topics.COORDINATOR:
             return None  # our own status comes back to us
@@ -111,7 +134,7 @@ class Inbound:
         payload, key = delivery.payload, (upward.agent, upward.task)
         granted = self._granted.get(key)
         if granted is None:
-            self.duplicates += 1
+            self._without_grant(key, delivery)
             return None
         granted.payload_bytes += len(payload)
         reason = self._foreign(payload, granted, upward.chunk)
@@ -130,13 +153,22 @@ class Inbound:
         granted.heard_s = now
         return e.ChunksHeard(agent=upward.agent, task=upward.task)
 
+    def _without_grant(self, key: tuple[str, str], delivery: Delivery) -> None:
+        """A resend of what we have, a chunk of a task that was closed meanwhile, or of one that never was granted."""
+        over, payload = self._over.get(key), delivery.payload
+        if over and len(payload) > chunks.HEADER_BYTES and _digest(payload) == over:
+            self.duplicates += 1
+            return
+        reason = "not_granted" if over is None else "other_content" if over else "closed_task"
+        self._refuse(key[0], delivery.topic, reason, len(payload))
+
     @staticmethod
     def _foreign(payload: bytes, granted: Granted, index: int) -> str:
         """Why this chunk is none of the granted update; nothing is allocated for it before that is known."""
         if not chunks.HEADER_BYTES < len(payload) <= CHUNK_MESSAGE_BYTES_MAX:
             return "malformed"
-        _, _, digest, its_index, _, total, _ = chunks.HEADER.unpack_from(payload)
-        if digest.hex() != granted.sha256 or total != granted.bytes:
+        _, _, _, its_index, _, total, _ = chunks.HEADER.unpack_from(payload)
+        if _digest(payload) != granted.sha256 or total != granted.bytes:
             return "not_granted"
         return "" if its_index == index else "wrong_topic"
 
@@ -148,6 +180,7 @@ class Inbound:
 
     def _complete(self, whole: chunks.Assembled, granted: Granted) -> Complete:
         del self._granted[whole.agent, whole.task]
+        self._remember((whole.agent, whole.task), whole.sha256)
         event = e.UpdateReceived(
             agent=whole.agent,
             task=whole.task,
@@ -158,3 +191,18 @@ class Inbound:
             defect=self._defect_of(whole.payload),
         )
         return Complete(event, whole.payload)
+
+
+def _digest(payload: bytes) -> str:
+    """What a chunk says of its object; the caller knows that there is a header."""
+    digest: bytes = chunks.HEADER.unpack_from(payload)[2]
+    return digest.hex()
+
+
+def _stranger(run: str, topic: str) -> tuple[str, str, str]:
+    """(sender, topic, reason) of a topic that is none of this run's: the broker's ACL should have kept it away."""
+    parts = topic.split("/")
+    ours = len(parts) > 3 and parts[0] == "rig"
+    sent_up = ours and parts[2] in ("up", "status") and topics.NAME.match(parts[3]) is not None
+    sender = parts[3] if sent_up else ""
+    return sender, topic, "wrong_run" if ours and parts[1] != run else "unknown_topic"

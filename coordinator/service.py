@@ -257,6 +257,7 @@ class Service:
     def _housekeeping(self) -> None:
         now = self._housekept = self._mono()
         self._touch()
+        self._inbound.expire(now)
         self._record_refusals()
         lost = self._inbox.overflowed()
         if lost:

@@ -60,6 +60,8 @@ def _enter_line(turn: Turn, task: Task, sha256: str, size: int, report: m.Report
     elif task.state is not S.OFFERED or not same:
         _go_offered(turn, task, sha256, size, report)
         grant_waiting(turn)
+    else:
+        grant_waiting(turn)  # whoever holds the room may have gone meanwhile
 
 
 def _go_offered(turn: Turn, task: Task, sha256: str, size: int, report: m.Report | None) -> None:
@@ -88,18 +90,42 @@ def _counted_samples(turn: Turn, report: m.Report | None) -> int:
 
 
 def grant_waiting(turn: Turn) -> None:
-    """Grant in the order of the offers while the budget lasts; a single update always passes."""
+    """Grant in the order of the offers while the budget lasts; a single update always passes.
+
+    Those who are here go first: a grant to a device that is away holds room and moves nothing.
+    """
     state = turn.state
     while state.offers:
-        task = state.tasks[state.offers[0]]
+        here = next((name for name in state.offers if _is_here(turn, name)), None)
+        task = state.tasks[here or state.offers[0]]
         if state.grants and state.granted_bytes + task.bytes > turn.config.open_grant_bytes_max:
-            return
-        state.offers.popleft()
+            if here is None or not _take_back(turn):
+                return
+            continue
+        state.offers.remove(task.id)
         state.grants[task.id] = task.bytes
         task.go(S.GRANTED, turn.now, f"{state.granted_bytes} bytes granted in all")
         task.enter_phase("uploading", turn.now)
         turn.record("update_granted", task=task.id, agent=task.agent, sha256=task.sha256)
         regrant(turn, task)
+
+
+def _is_here(turn: Turn, name: str) -> bool:
+    return turn.state.agents[turn.state.tasks[name].agent].online
+
+
+def _take_back(turn: Turn) -> bool:
+    """One grant of a device that went away goes to the end of the line; returns whether there was one."""
+    for name in turn.state.grants:
+        task = turn.state.tasks[name]
+        agent = turn.state.agents[task.agent]
+        if not agent.online and turn.now >= agent.away_since + turn.config.drop_after_s:
+            tasks.release_grant(turn, task)
+            task.go(S.OFFERED, turn.now, "away, and others wait for its room")
+            task.enter_phase("waiting", turn.now)
+            turn.state.offers.append(name)
+            return True
+    return False
 
 
 def regrant(turn: Turn, task: Task) -> None:

@@ -7,6 +7,7 @@ from edge_agent import events as e
 from edge_agent.state import UNACKED, Item, Phase
 from edge_agent.turn import Turn
 from wire import messages as m
+from wire.chunks import CHUNKS_MAX, chunk_count
 from wire.codecs.feedback import GIVEN_BACK
 
 P = Phase
@@ -54,6 +55,8 @@ def granted(turn: Turn, grant: m.Grant) -> None:
         turn.refuse("grant", "not_offered")
     elif not turn.state.online:
         turn.refuse("grant", "offline")
+    elif chunk_count(item.bytes, grant.chunk_bytes) > CHUNKS_MAX:
+        turn.refuse("grant", "sizes")
     else:
         if item.phase is P.UPLOADING:
             # The newest word about what is missing counts; what is in flight is recognised as a duplicate.
@@ -71,7 +74,7 @@ def start_upload(turn: Turn) -> None:
     if item is None or item.grant is None:
         return
     grant, item.grant = item.grant, None
-    chunks = -(-item.bytes // grant.chunk_bytes)
+    chunks = chunk_count(item.bytes, grant.chunk_bytes)
     missing = None if grant.missing is None else tuple(sorted({i for i in grant.missing if 0 <= i < chunks}))
     item.done, item.total = 0, chunks if missing is None else len(missing)
     state.go(item, P.UPLOADING, turn.now, f"{item.total} of {chunks} chunks")
@@ -138,7 +141,8 @@ def acked(turn: Turn, ack: m.Ack) -> None:
         turn.record("acked", task=item.task, sha256=item.sha256)
         turn.emit(a.MarkAcked(task=item.task))
         turn.state.ask_at = turn.now + turn.limits.ask_every_s
-    # Acked before: a duplicate, no news.
+    else:
+        turn.refuse("ack", "repeated")  # acked before: no news
 
 
 def _stop_upload(turn: Turn, item: Item) -> None:

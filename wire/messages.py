@@ -245,6 +245,15 @@ _down = msgspec.msgpack.Decoder(Down)
 _up = msgspec.msgpack.Decoder(Up)
 
 
+class _Head(Struct, frozen=True):
+    """What every version of every message has."""
+
+    v: int = MESSAGE_SCHEMA
+
+
+_head = msgspec.msgpack.Decoder(_Head)
+
+
 def encode(message: Down | Up) -> bytes:
     return _encoder.encode(message)
 
@@ -257,10 +266,24 @@ def _checked(
     try:
         message = decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        _check_version(
+            _version_of(payload)
+        )  # another version may well look different: that is the better reason
         raise MessageError("malformed", str(error)[:200]) from None
-    if message.v != MESSAGE_SCHEMA:
-        raise MessageError("version", f"schema {message.v}, this side speaks {MESSAGE_SCHEMA}")
+    _check_version(message.v)
     return message
+
+
+def _version_of(payload: bytes) -> int:
+    try:
+        return _head.decode(payload).v
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return MESSAGE_SCHEMA
+
+
+def _check_version(version: int) -> None:
+    if version != MESSAGE_SCHEMA:
+        raise MessageError("version", f"schema {version}, this side speaks {MESSAGE_SCHEMA}")
 
 
 def decode_down(payload: bytes) -> Down:

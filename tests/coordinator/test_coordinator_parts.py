@@ -94,8 +94,10 @@ def test_nothing_is_assembled_without_a_grant() -> None:
     for index, piece in enumerate(chunks.split(PAYLOAD, 3_000)):
         assert desk.chunk(index, piece, agent="d-1") is None
         assert desk.chunk(index, piece, task="r1-t9") is None
+        assert desk.refused[-2:] == [("d-1", "not_granted"), ("d-0", "not_granted")]
     desk.inbound.drop("d-0", "r1-t1")
     assert desk.chunk(0, chunks.split(PAYLOAD, 3_000)[0]) is None
+    assert desk.refused[-1] == ("d-0", "closed_task")
 
 
 def test_bytes_that_are_not_what_was_offered_are_thrown_away() -> None:
@@ -118,7 +120,7 @@ def test_bytes_that_are_not_what_was_offered_are_thrown_away() -> None:
         ("rig/r/up/d-0/hello", m.encode(m.Hello(v=9, boot="b")), [("d-0", "version")]),
         ("rig/r/up/d-0/wishes", b"", [("d-0", "unknown_topic")]),
         ("rig/r/up/../hello", b"", [("", "unknown_topic")]),
-        ("rig/other/up/d-0/hello", b"", [("", "unknown_topic")]),
+        ("rig/other/up/d-0/hello", b"", [("d-0", "wrong_run")]),
         ("rig/r/status/d-0", b"", []),
         ("rig/r/status/coordinator", b"anything", []),
     ],

@@ -10,13 +10,14 @@ import argparse
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from emulation.docker_host import DockerHost, DockerProblem
 from emulation.hostd import Hostd, StartError
-from emulation.links import REGISTRY
+from emulation.links import BackendProblem, choose
 from emulation.paths import RunPaths
 from emulation.probe import probe
 from history.writer import HistoryWriter
@@ -51,8 +52,10 @@ def _serve(plan: Plan, paths: RunPaths, history: HistoryWriter, stop: threading.
     try:
         docker = DockerHost(plan.run)
         host = probe(plan.run)
-        Hostd(plan, paths, docker, REGISTRY[host.backend](), history, stop.is_set).run(host)
-    except (DockerProblem, StartError) as error:
+        backend, why = choose(plan, host.backend)
+        host = replace(host, reason=f"{why}. {host.reason}")
+        Hostd(plan, paths, docker, backend, history, stop.is_set).run(host)
+    except (BackendProblem, DockerProblem, StartError) as error:
         history.append("lapse", what="hostd_failed", node="hostd", detail=str(error)[:500], durable=True)
         print(f"hostd: {error}", file=sys.stderr)
         return EXIT_ENVIRONMENT

@@ -105,6 +105,7 @@ class Hostd:
                 self._bringup.all_at_once()
             self._runner.arm(self._faults.armed)
             devices, wall_s = len(self._plan.devices), round(time.monotonic() - began, 3)
+            self._keeper.start_varying(time.monotonic())
             self._history.append("ready", devices=devices, wall_s=wall_s, durable=True)
             reason = self._watch()
         except (*VANISHED, CgroupError, DelayProcessError, DockerProblem) as error:
@@ -167,6 +168,7 @@ class Hostd:
         while not self._stopped():
             now = time.monotonic()
             self._coordinator_events(now)
+            self._keeper.vary(now)
             if self._docker.changed(TURN_S) or now >= self._next_refresh:
                 self._next_refresh = now + REFRESH_S
                 self._note(self._fleet.refresh())

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from topology.plan import Shape, Tolerance
+from topology.link_random import MEDIANS, loss_variance
+from topology.plan import Bursts, Shape, Tolerance
 
 # z of the 99.99 % interval: over 20 directions one in 500 runs would be refused by chance.
 BINOMIAL_Z = 3.89
@@ -79,12 +80,19 @@ def _ratio(got: float | None, asked: float | None) -> float | None:
     return None if got is None or not asked else got / asked - 1
 
 
-def loss_plausible(dropped: int, packets: int, loss: float) -> bool:
+def loss_plausible(dropped: int, packets: int, loss: float, bursts: Bursts | None = None) -> bool:
     """Whether so many drops lie in the 99.99 % interval of a binomial of this probability (normal
-    approximation).
+    approximation); bursts make it as much wider as they scatter more.
     """
-    spread = BINOMIAL_Z * math.sqrt(packets * loss * (1 - loss)) + 1
+    spread = BINOMIAL_Z * math.sqrt(packets * loss_variance(loss, bursts)) + 1
+    if bursts is not None:
+        spread += 2 / bursts.r  # few packets may fall into one burst, or into none
     return abs(dropped - packets * loss) <= spread
+
+
+def lost_share(shape: Shape) -> float:
+    """Share of packets that does not arrive whole: lost, or refused by a checksum."""
+    return 1 - (1 - shape.loss) * (1 - shape.corrupt)
 
 
 def judge(
@@ -102,15 +110,16 @@ def judge(
     # link.
     scatter_s = 3 * 1.2533 * asked.jitter_s / math.sqrt(max(1, got.probes))
     allowed_s = max(tolerance.delay_s, tolerance.delay * asked.delay_s) + scatter_s
+    median_s = asked.delay_s + MEDIANS[asked.jitter_kind] * asked.jitter_s
     if got.delay_s is None:
         problems.append("delay: no probe arrived")
-    elif abs(got.delay_s - asked.delay_s) > allowed_s:
-        problems.append(f"delay: {got.delay_s * 1e3:.2f} ms, {asked.delay_s * 1e3:.2f} ms asked")
+    elif abs(got.delay_s - median_s) > allowed_s:
+        problems.append(f"delay: {got.delay_s * 1e3:.2f} ms in the median, {median_s * 1e3:.2f} ms asked")
     if asked.loss > 0 and got.packets == 0:
         problems.append("loss: the backend counted no packet")
-    if got.packets and not loss_plausible(got.dropped, got.packets, asked.loss):
+    if got.packets and not loss_plausible(got.dropped, got.packets, asked.loss, asked.bursts):
         problems.append(f"loss: {got.dropped} of {got.packets} packets, {asked.loss:.4%} asked")
     lost, sent = probes_lost
-    if sent and not loss_plausible(lost, sent, asked.loss):
+    if sent and not loss_plausible(lost, sent, lost_share(asked), asked.bursts):
         problems.append(f"loss: {lost} of {sent} probes did not arrive, {asked.loss:.4%} asked")
     return Verified(asked, got, tuple(problems))

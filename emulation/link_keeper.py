@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from emulation.commands import CommandError
+from emulation.courses import Courses, varying
 from emulation.cpu import host_busy_s
 from emulation.fleet import BROKER, Node
 from emulation.judge import Verified
@@ -42,7 +43,8 @@ class LinkKeeper:
         self._ends: dict[str, LinkEnds] = {}
         self._links: dict[str, Link] = {device.name: device.link for device in plan.devices}
         self._undo_numbers: dict[str, int] = {}
-        self._measurer = LinkMeasurer(self._measured_counters)
+        self._measurer = LinkMeasurer(self._measured_counters, loses_after_rate=backend.loses_after_rate)
+        self._courses = Courses(self._links)
         self._lapsed: set[tuple[str, str]] = set()
         self._cuts: dict[str, tuple[Direction, ...]] = {}
         self._lock = threading.RLock()
@@ -70,7 +72,7 @@ class LinkKeeper:
         self._undo_numbers[device.name] = self._undo.begin("link", fields)
         if old is not None:
             self._undo.done(old)
-        link = self._links[device.name]
+        link = self._courses.now(device.name)
         self._backend.apply(ends, link)
         self._ends[device.name] = ends
         readback = self._backend.verify(ends, link)
@@ -95,9 +97,10 @@ class LinkKeeper:
         """Another shape on a live link; on one that is down it waits for its next boot. What is read back wrong."""
         with self._lock:
             self._links[device] = link
+            link = self._courses.follow(device, link)
             if device not in self._ends:
                 return []
-            self._backend.apply(self._ends[device], link)
+            self._backend.change(self._ends[device], link)
             found = self._backend.verify(self._ends[device], link)
             self._history.append(
                 "link_applied",
@@ -125,7 +128,33 @@ class LinkKeeper:
     def passes(self, device: str, way: Direction) -> bool:
         """A link that is down passes nothing."""
         ends = self._ends.get(device)
-        return ends is not None and cut.passes(ends, way, getattr(self._links[device], way))
+        return ends is not None and cut.passes(ends, way, getattr(self._courses.now(device), way))
+
+    # --- what varies by itself --------------------------------------------------------------------------------
+
+    def start_varying(self, now: float) -> None:
+        """The run is ready: from here on links that vary do."""
+        self._courses.start(now)
+
+    def vary(self, now: float) -> None:
+        """Change the links that are due for it; each change is on record. Called every turn."""
+        for device in self._courses.due(now):
+            with self._lock:
+                link = self._courses.advance(device, now)
+                if device not in self._ends or link is None:
+                    continue
+                try:
+                    self._backend.change(self._ends[device], link)
+                except (*VANISHED, DelayProcessError) as error:
+                    self._lapse("link_not_varied", device, str(error)[:300], None)
+                    continue
+                self._history.append(
+                    "link_varied",
+                    device=device,
+                    at_s=round(self._courses.at_s(now), 3),
+                    up=varying(link.up),
+                    down=varying(link.down),
+                )
 
     def sent_bytes(self, device: str) -> int | None:
         """What has come out of the device so far, framing included: received at the host's end of its veth."""
@@ -144,11 +173,15 @@ class LinkKeeper:
 
         One that a fault has cut is left out: nothing would arrive.
         """
-        links = [
-            (self._ends[name], self._links[name])
-            for name in devices
-            if name in self._ends and name not in self._cuts
-        ]
+        names = [name for name in devices if name in self._ends and name not in self._cuts]
+        with self._courses.held(names):
+            return self._measure_held(names, ways, rates)
+
+    def _measure_held(
+        self, names: list[str], ways: Iterable[Direction], rates: bool
+    ) -> dict[str, dict[Direction, Verified]]:
+        """While links are measured they do not vary."""
+        links = [(self._ends[name], self._courses.now(name)) for name in names]
         busy_s, began = host_busy_s(), time.monotonic()
         found = self._measurer.measure(links, self._plan.tolerance, ways=ways, rates=rates)
         attempts = dict.fromkeys(found, 1)
@@ -178,7 +211,7 @@ class LinkKeeper:
     def check(self, device: str) -> bool:
         """Read one link back while the run goes on; what is not in force any more is a lapse, and put back."""
         with self._lock:
-            ends, link = self._ends[device], self._links[device]
+            ends, link = self._ends[device], self._courses.now(device)
             readback = self._backend.verify(ends, link)
             if not readback.mismatches:
                 return True
@@ -193,7 +226,7 @@ class LinkKeeper:
             for device, ends in list(self._ends.items()):
                 self._lapse("link_lost", device, "the process that delays packets had ended", None)
                 try:
-                    self._backend.apply(ends, self._links[device])
+                    self._backend.apply(ends, self._courses.now(device))
                 except VANISHED as error:
                     self._lapse("link_lost", device, str(error)[:300], None)
 

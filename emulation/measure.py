@@ -63,6 +63,7 @@ class _Flow:
     receiver: socket.socket
     number: int
     probe_sent: int = 0
+    probes_seen: set[int] = field(default_factory=set)
     delays_s: list[float] = field(default_factory=list)
     arrivals: list[tuple[float, int]] = field(
         default_factory=list
@@ -101,8 +102,14 @@ class LinkMeasurer:
     so far.
     """
 
-    def __init__(self, counters: Callable[[LinkEnds], dict[Direction, tuple[int, int]]]) -> None:
-        self._counters = counters
+    def __init__(
+        self,
+        counters: Callable[[LinkEnds], dict[Direction, tuple[int, int]]],
+        *,
+        loses_after_rate: bool = True,
+    ) -> None:
+        """`loses_after_rate`: whether the backend drops behind its shaper, so that fewer arrive than it let pass."""
+        self._counters, self._loses_after_rate = counters, loses_after_rate
 
     def measure(
         self,
@@ -140,9 +147,33 @@ class LinkMeasurer:
             packets, dropped = _difference(before[flow.device], after[flow.device], flow.way)
             lost = (flow.probe_sent - len(flow.delays_s), flow.probe_sent)
             found[flow.device][flow.way] = judge(
-                flow.shape, _effective(flow, packets, dropped), tolerance, lost
+                flow.shape, self._effective(flow, packets, dropped), tolerance, lost
             )
         return found
+
+    def _effective(self, flow: _Flow, packets: int, dropped: int) -> Effective:
+        rate = None
+        if flow.shape.rate_bit_s is not None:
+            rate = arrival_rate(flow.arrivals, RatePlan.of(flow.shape.rate_bit_s).credit_bytes)
+            if rate is not None and self._loses_after_rate:
+                arrived = 1 - dropped / packets if dropped < packets else 1.0
+                rate /= arrived * (
+                    1 - flow.shape.corrupt
+                )  # the rest was let through and lost behind the shaper
+        delays = sorted(flow.delays_s)
+        full = flow.waits_s[-max(1, len(flow.waits_s) // 4) :]  # by then the overload has filled the queue
+        return Effective(
+            rate_bit_s=rate,
+            delay_s=statistics.median(delays) if delays else None,
+            jitter_s=statistics.stdev(delays) if len(delays) > 1 else None,
+            offered_bit_s=flow.offered_bit_s,
+            queue_s=statistics.median(full) - statistics.median(delays) if full and delays else None,
+            delay_p99_s=delays[min(len(delays) - 1, int(0.99 * len(delays)))] if delays else None,
+            probes=len(delays),
+            loss=dropped / packets if packets else None,
+            packets=packets,
+            dropped=dropped,
+        )
 
 
 def _difference(
@@ -238,9 +269,11 @@ def _drain(flow: _Flow) -> None:
         now = time.monotonic()
         if len(data) < _STAMP.size:
             continue
-        kind, _, sent = _STAMP.unpack_from(data)
+        kind, sequence, sent = _STAMP.unpack_from(data)
         if kind == 0:
-            flow.delays_s.append(now - sent)
+            if sequence not in flow.probes_seen:  # of a duplicate the first one counts
+                flow.probes_seen.add(sequence)
+                flow.delays_s.append(now - sent)
         else:
             flow.arrivals.append((now, len(data) + HEADER_BYTES))
             flow.waits_s.append(now - sent)
@@ -309,25 +342,3 @@ def arrival_rate(arrivals: list[tuple[float, int]], skip_bytes: int) -> float | 
     if len(rest) < 3 or rest[-1][0] <= rest[0][0]:
         return None
     return sum(size for _, size in rest[1:]) * 8 / (rest[-1][0] - rest[0][0])
-
-
-def _effective(flow: _Flow, packets: int, dropped: int) -> Effective:
-    rate = None
-    if flow.shape.rate_bit_s is not None:
-        rate = arrival_rate(flow.arrivals, RatePlan.of(flow.shape.rate_bit_s).credit_bytes)
-        if rate is not None and 0 < dropped < packets:
-            rate /= 1 - dropped / packets  # the shaper let these through; they were lost behind it
-    delays = sorted(flow.delays_s)
-    full = flow.waits_s[-max(1, len(flow.waits_s) // 4) :]  # by then the overload has filled the queue
-    return Effective(
-        rate_bit_s=rate,
-        delay_s=statistics.median(delays) if delays else None,
-        jitter_s=statistics.stdev(delays) if len(delays) > 1 else None,
-        offered_bit_s=flow.offered_bit_s,
-        queue_s=statistics.median(full) - statistics.median(delays) if full and delays else None,
-        delay_p99_s=delays[min(len(delays) - 1, int(0.99 * len(delays)))] if delays else None,
-        probes=len(delays),
-        loss=dropped / packets if packets else None,
-        packets=packets,
-        dropped=dropped,
-    )

@@ -48,6 +48,7 @@ hostd
   probed            kernel, docker, cgroup, backend, reason, checks: {...}
   container_started node, boot, pid                   container_died   node, boot, exit_code
   link_applied      device, backend, requested: {up, down}, readback: {...}
+  link_varied       device, at_s (since ready), up: {rate_bit_s, delay_s, jitter_s, loss}, down: {...}
   link_verified     device, boot, directions: {up: {requested: {rate_bit_s, delay_s, jitter_s, loss},
                     effective: {...}, error: {...}, ok}, down: {...}}, ok
   cpu_verified      device, requested, effective, error, ok

@@ -59,8 +59,10 @@ Size = Annotated[
 ]
 # A delay or wait beyond these is a typing error, not an experiment; see each key.
 Delay = Annotated[float, Field(ge=0, le=60), _with_units(units.parse_duration), _DURATION]
+Moment = Annotated[float, Field(ge=0, le=86_400), _with_units(units.parse_duration), _DURATION]
 Wait = Annotated[float, Field(gt=0, le=86_400), _with_units(units.parse_duration), _DURATION]
 Loss = Annotated[float, Field(ge=0, lt=1), _with_units(units.parse_percent), _PERCENT]
+Percent = Annotated[float, Field(ge=0, le=1), _with_units(units.parse_percent), _PERCENT]
 Fraction = Annotated[float, Field(gt=0, le=1), _with_units(units.parse_ratio), _RATIO]
 Energy = Annotated[
     float, Field(ge=0, le=1e9), _with_units(units.parse_energy), _schema("J|kJ|mWh|Wh", "An energy.", "40 J")

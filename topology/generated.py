@@ -7,8 +7,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from topology.profiles import LINKS
-from topology.schema import Topology
+from topology.link_spec import DirectionSpec, JitterSpec, LossSpec
+from topology.schema import LinkSpec, Topology
 from topology.schema.faults import FAULTS
 
 SCHEMA_PATH = "topology/schema.json"
@@ -29,15 +29,35 @@ def json_schema() -> dict[str, Any]:
     """
     schema = Topology.model_json_schema()
     definitions = schema["$defs"]
-    group = definitions["DeviceGroup"]["properties"]
-    group["link"] = {"anyOf": [{"type": "string", "enum": [*LINKS]}, {"$ref": "#/$defs/LinkSpec"}]}
     schema["properties"]["model"] = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Model"}]}
     definitions["Uplink"]["properties"]["sparsify"]["anyOf"].insert(0, {"const": "none"})
     for kind, spec in FAULTS.items():
         if not any(field.is_required() for field in spec.model_fields.values()):
             short = {"type": "string", "description": "A device, glob, broker, one, majority or everyone."}
             definitions["Fault"]["properties"][kind]["anyOf"].insert(0, short)
-    return {"$schema": "http://json-schema.org/draft-07/schema#", **_plain(schema)}
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        **_plain(_with_shorthands(schema, definitions)),
+    }
+
+
+def _with_shorthands(node: Any, definitions: dict[str, Any]) -> Any:
+    """Wherever a mapping has a shorthand, the single value too: `link: 4g`, `up: 1 Mbit/s`, `loss: 1 %`."""
+    if isinstance(node, list):
+        return [_with_shorthands(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    name = str(node.get("$ref", "")).rpartition("/")[2]
+    if name in SHORTHANDS:
+        single = definitions[name]["properties"][SHORTHANDS[name]]
+        choice = next((c for c in single.get("anyOf", []) if c != {"type": "null"}), single)
+        enum = {"enum": single["enum"]} if "enum" in single else {}
+        rest = {key: value for key, value in node.items() if key != "$ref"}
+        return {**rest, "anyOf": [{**choice, **enum}, {"$ref": node["$ref"]}]}
+    return {key: _with_shorthands(value, definitions) for key, value in node.items()}
+
+
+SHORTHANDS = {spec.__name__: spec.shorthand for spec in (LinkSpec, DirectionSpec, JitterSpec, LossSpec)}
 
 
 _TYPES: dict[str, type | tuple[type, ...]] = {

@@ -70,13 +70,14 @@ def validate(document: Document, *, host: Host | None = None, runtime: Runtime =
     """
     errors: list[TopologyError] = []
     broken: set[str] = set()
+    context = {"folder": FilePath(document.source).parent}  # what files that it names are relative to
     try:
-        topology = Topology.model_validate(document.data)
+        topology = Topology.model_validate(document.data, context=context)
     except ValidationError as invalid:
         details = invalid.errors(include_url=False)
         errors += [convert(detail, document) for detail in details]
         repaired, broken = _repaired(document.data, [detail["loc"] for detail in details])
-        topology = Topology.model_validate(repaired)
+        topology = Topology.model_validate(repaired, context=context)
     problems = [*checks.problems(topology, broken)]
     if host is not None and broken.isdisjoint({"devices", "resources"}):
         problems += host_problems(topology, host, runtime)

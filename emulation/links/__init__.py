@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from emulation.links.base import Backend, Probe
+from emulation.links.base import Backend
 from emulation.links.netem import NetemBackend
 from emulation.links.nfqueue import NfqueueBackend
 from emulation.links.none import NoneBackend
+from topology.link_features import unsupported_link, unsupported_shape
+from topology.plan import Plan
 
 # What hostd may choose, in this order. The relay (emulation.links.relay) needs no namespace and no hostd.
 REGISTRY: dict[str, Callable[[], Backend]] = {
@@ -17,14 +19,34 @@ REGISTRY: dict[str, Callable[[], Backend]] = {
 }
 
 
-def choose() -> tuple[Backend, list[Probe]]:
-    """The first backend that works here, and what every probe up to it said (the reason goes into the
-    record).
+class BackendProblem(RuntimeError):
+    """The plan wants of its links what no backend, or not the chosen one, can do on this host."""
+
+
+def choose(plan: Plan, best: str) -> tuple[Backend, str]:
+    """The backend of a run and why, `best` being what works here. Raises BackendProblem naming what it cannot do.
+
+    Who asks for `none` by name knows that nothing is shaped: that is not refused, the run is marked.
     """
-    probes: list[Probe] = []
-    for make in REGISTRY.values():
-        backend = make()
-        probes.append(backend.probe())
-        if probes[-1].ok:
-            return backend, probes
-    raise AssertionError("the backend `none` always works")
+    wanted = plan.network.backend
+    if wanted == "none":
+        return NoneBackend(), "asked for by the topology: links are not shaped"
+    backend = REGISTRY[best if wanted == "auto" else wanted]()
+    if wanted != "auto" and not (found := backend.probe()).ok:
+        raise BackendProblem(f"network.backend is {wanted}, which does not work here: {found.reason}")
+    refused = [
+        f"{device.name} {text}"
+        for device in plan.devices
+        for text in unsupported_link(backend.name, device.link)
+    ]
+    refused += [
+        f"fault {fault.id}: {text}"
+        for fault in plan.faults
+        for shape in (fault.params.up, fault.params.down)
+        for text in (unsupported_shape(backend.name, shape) if shape else ())
+    ]
+    if refused:
+        raise BackendProblem(
+            f"links here are shaped by {backend.name}, which cannot do: {'; '.join(refused)}"
+        )
+    return backend, "asked for by the topology" if wanted != "auto" else "the best that works here"

@@ -1,10 +1,11 @@
 """What every link backend does, and what it is told.
 
-A link is shaped per direction: `up` from the device to the broker, `down` the other way. A backend answers
-five questions: can this machine do it (`probe`), what of a shape can it not do (`unsupported`), put it in
-force (`apply`, idempotent, also how a live link is changed), is it in force still (`verify`, a read-back of
-everything written), and take it away (`clear`). Measuring is apart (`emulation.measure`), because what is
-measured must not depend on who shaped it.
+A link is shaped per direction: `up` from the device to the broker, `down` the other way. A backend can: say whether
+this machine can do it (`probe`), put a link in force (`apply`, idempotent, writes everything), give a live link
+another shape (`change`, writes what differs from the last), tell whether it is in force still (`verify`, a read-back
+of everything written), and take it away (`clear`). What a backend cannot do at all is a table
+(`topology.link_features`), so that a topology is refused before anything starts. Measuring is apart
+(`emulation.measure`), because what is measured must not depend on who shaped it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from emulation.netns import Netns
-from topology.plan import Link, Shape
+from topology.plan import Link
 
 Direction = Literal["up", "down"]
 DIRECTIONS: tuple[Direction, Direction] = ("up", "down")
@@ -73,12 +74,9 @@ class Counters:
 
 class Backend(Protocol):
     name: str
+    loses_after_rate: bool = True  # whether packets are lost behind the shaper, or before it
 
     def probe(self) -> Probe: ...
-
-    def unsupported(self, shape: Shape) -> list[str]:
-        """Names of what this backend cannot do of the shape, each with the reason; empty when it can do all."""
-        ...
 
     def start(self) -> str:
         """Start whatever runs for all links (a process); before the first `apply`. What it is, for the record."""
@@ -90,6 +88,10 @@ class Backend(Protocol):
 
     def apply(self, ends: LinkEnds, link: Link) -> None: ...
 
+    def change(self, ends: LinkEnds, link: Link) -> None:
+        """Another shape on a link that is in force; packets under way keep theirs. Cheap: it may come every second."""
+        ...
+
     def verify(self, ends: LinkEnds, link: Link) -> Readback: ...
 
     def counters(self, ends: LinkEnds) -> Counters: ...
@@ -99,7 +101,3 @@ class Backend(Protocol):
         ...
 
     def stop(self) -> None: ...
-
-
-def unsupported(backend: Backend, link: Link) -> list[str]:
-    return [f"{way}: {text}" for way in DIRECTIONS for text in backend.unsupported(getattr(link, way))]

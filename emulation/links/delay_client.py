@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -51,12 +50,15 @@ class DelayClient:
         self._control = ours
         self.scheduling = str(self._ask({"op": "hello"})["scheduling"])
 
-    def bind(self, line: str, handle: socket.socket, queue: int, shape: LineShape, seed: str) -> None:
-        """Hand over a queue's socket; the caller closes its own copy."""
-        self._ask({"op": "bind", "line": line, "queue": queue, "shape": asdict(shape), "seed": seed}, handle)
+    def bind(
+        self, line: str, handle: socket.socket, queue: int, shape: LineShape, length: int, seed: str
+    ) -> None:
+        """Hand over a queue's socket; the caller closes its own copy. `length`: packets that may wait."""
+        command = {"op": "bind", "line": line, "queue": queue, "shape": shape, "length": length, "seed": seed}
+        self._ask(command, handle)
 
-    def change(self, line: str, shape: LineShape) -> None:
-        self._ask({"op": "change", "line": line, "shape": asdict(shape)})
+    def change(self, line: str, shape: LineShape, length: int) -> None:
+        self._ask({"op": "change", "line": line, "shape": shape, "length": length})
 
     def unbind(self, line: str) -> None:
         self._ask({"op": "unbind", "line": line})

@@ -27,7 +27,16 @@ import msgspec
 
 from emulation.links import nfnetlink
 from emulation.links.delay_client import CONTROL_BYTES
-from emulation.links.delay_line import DelayLine, LineShape, tick_s
+from emulation.links.delay_line import (
+    CORRUPT,
+    DROP,
+    HOLD,
+    OVERTAKE,
+    BitFlipper,
+    DelayLine,
+    LineShape,
+    tick_s,
+)
 from emulation.scheduling import DELAY_PRIORITY, go_first
 
 READS_PER_TURN = 256  # per queue and turn, so that one flooded queue cannot starve the others
@@ -63,30 +72,66 @@ class Timer:
 
 
 class QueueLine:
-    """One queue's socket and its line."""
+    """One queue's socket and its line. `corrupted` are the bytes that held packets will have when they are let go."""
 
     def __init__(self, handle: socket.socket, queue: int, line: DelayLine) -> None:
         self.handle, self.queue, self.line = handle, queue, line
+        self.corrupted: dict[int, bytes] = {}
+        self._flipper = BitFlipper(line.seed)
+        self._read_bytes = nfnetlink.READ_BYTES
+        self._corrupts = False
+
+    def change(self, shape: LineShape, length: int) -> None:
+        """`length`: packets that may wait. Asks for payloads only while some have to be changed."""
+        self.line.change(shape)
+        self.handle.send(nfnetlink.holding(self.queue, length))
+        if (shape.corrupt > 0) != self._corrupts:
+            self._corrupts = shape.corrupt > 0
+            self.handle.send(nfnetlink.copying(self.queue, self._corrupts))
+            self._read_bytes = nfnetlink.READ_BYTES_WITH_PAYLOAD if self._corrupts else nfnetlink.READ_BYTES
 
     def read(self, arrived_s: float) -> None:
         """Take what has arrived since the last turn; one message is one packet, whose id is at a fixed place."""
-        receive, arrive, send, queue = self.handle.recv, self.line.arrive, self.handle.send, self.queue
+        receive, arrive, read_bytes = self.handle.recv, self.line.arrive, self._read_bytes
         for _ in range(READS_PER_TURN):
             try:
-                data = receive(nfnetlink.READ_BYTES)
+                data = receive(read_bytes)
             except BlockingIOError:
                 return
             if data[4:6] == nfnetlink.PACKET_TYPE_BYTES:
                 packet = int.from_bytes(data[24:28], "big")
-                if not arrive(packet, arrived_s):
-                    send(nfnetlink.verdict(queue, packet, nfnetlink.VERDICT_DROP))
+                decision = arrive(packet, arrived_s)
+                if decision != HOLD:
+                    self._decided(packet, decision, data)
+
+    def _decided(self, packet: int, decision: int, data: bytes) -> None:
+        """What is not simply held: lost, let go at once, or to be changed."""
+        if decision == DROP:
+            self.handle.send(nfnetlink.verdict(self.queue, packet, nfnetlink.VERDICT_DROP))
+            return
+        if decision & CORRUPT:
+            payload = nfnetlink.payload_of(data)
+            if payload is not None:
+                self.corrupted[packet] = self._flipper.flip(payload)
+        if decision & OVERTAKE:
+            self._let_go(packet)
+
+    def _let_go(self, packet: int) -> None:
+        changed = self.corrupted.pop(packet, None)
+        if changed is None:
+            self.handle.send(nfnetlink.verdict(self.queue, packet, nfnetlink.VERDICT_ACCEPT))
+        else:
+            self.handle.send(nfnetlink.replace(self.queue, packet, changed))
 
     def release(self, now: float) -> None:
         last = self.line.release(now)
-        if last is not None:
-            self.handle.send(
-                nfnetlink.accept_up_to(self.queue, last)
-            )  # synchronous: netlink never queues this
+        if last is None:
+            return
+        if self.corrupted:
+            for packet in sorted(packet for packet in self.corrupted if packet <= last):
+                self.handle.send(nfnetlink.accept_up_to(self.queue, packet - 1))
+                self._let_go(packet)
+        self.handle.send(nfnetlink.accept_up_to(self.queue, last))  # synchronous: netlink never queues this
 
 
 class DelayProcess:
@@ -166,12 +211,14 @@ class DelayProcess:
             case "bind":
                 self._unbind(command["line"])
                 handle = socket.socket(fileno=descriptors[0])
-                line = DelayLine(LineShape(**command["shape"]), command["seed"])
-                entry = QueueLine(handle, int(command["queue"]), line)
+                shape = msgspec.convert(command["shape"], LineShape)
+                entry = QueueLine(handle, int(command["queue"]), DelayLine(shape, command["seed"]))
+                entry.change(shape, int(command["length"]))
                 self._lines[command["line"]] = self._by_descriptor[handle.fileno()] = entry
                 self._epoll.register(handle.fileno(), select.EPOLLIN)
             case "change":
-                self._lines[command["line"]].line.change(LineShape(**command["shape"]))
+                shape = msgspec.convert(command["shape"], LineShape)
+                self._lines[command["line"]].change(shape, int(command["length"]))
             case "unbind":
                 self._unbind(command["line"])
             case "stats":
@@ -199,7 +246,7 @@ class DelayProcess:
 
     @staticmethod
     def _stats(entry: QueueLine) -> dict[str, object]:
-        return asdict(entry.line.counters) | {"held": entry.line.held, "shape": asdict(entry.line.shape)}
+        return asdict(entry.line.counters) | {"held": entry.line.held, "shape": entry.line.shape}
 
 
 SCHEDULING = ["default"]

@@ -1,5 +1,5 @@
-"""Links by sch_netem, where the kernel has it: both directions on egress, netem for delay, jitter and loss,
-TBF below it for rate with its queue in bytes.
+"""Links by sch_netem, where the kernel has it: both directions on egress, netem for what happens to packets, TBF
+below it for rate with its queue in bytes (HTB was measured to queue two seconds of super-packets, see `tbf`).
 
 netem orphans the packets it delays, so unlike a queue on OUTPUT it does not trip TCP Small Queues.
 """
@@ -16,7 +16,7 @@ from emulation.links.scratch import scratch_namespace
 from emulation.links.tbf import TbfState, limit_bytes, mismatch, qdiscs, take_rate, tbf_argv
 from emulation.netns import NamespaceError, Netns
 from emulation.offload import disable_offloads
-from topology.plan import Link, Shape
+from topology.plan import JitterKind, Link, Shape
 
 LIMIT_PACKETS_MIN = 1_000
 SMALL_FRAME_BYTES = 66
@@ -34,21 +34,44 @@ def limit_packets(shape: Shape) -> int:
     return LIMIT_PACKETS_MIN + math.ceil(held_bytes / SMALL_FRAME_BYTES)
 
 
+# netem multiplies a table's draws by the jitter it is given. These are the tables' own deviations: iproute2's normal
+# has 1, its pareto (tc/pareto.c, cut at 4) 0.82; without a table netem draws evenly within plus and minus the jitter.
+TABLE_DEVIATION: dict[JitterKind, float] = {"normal": 1.0, "pareto": 0.8197, "uniform": 1 / math.sqrt(3)}
+
+
+def netem_jitter_s(shape: Shape) -> float:
+    """What netem has to be given so that the delay's standard deviation is the shape's jitter."""
+    return shape.jitter_s / TABLE_DEVIATION[shape.jitter_kind]
+
+
 def netem_argv(interface: str, shape: Shape) -> list[str]:
+    """One command with every parameter: what is left out of a `replace` would keep an old value."""
     argv = ["tc", "qdisc", "replace", "dev", interface, "root", "handle", "1:", "netem"]
     argv += ["limit", str(limit_packets(shape)), "delay", f"{round(shape.delay_s * 1e6)}us"]
     if shape.jitter_s > 0:
-        argv += [f"{round(shape.jitter_s * 1e6)}us", "distribution", "normal", "rate", ORDERING_RATE_BIT]
-    if shape.loss > 0:
-        argv += ["loss", "random", f"{shape.loss * 100:.6g}%"]
+        argv += [f"{round(netem_jitter_s(shape) * 1e6)}us"]
+        argv += [] if shape.jitter_kind == "uniform" else ["distribution", shape.jitter_kind]
+        argv += ["rate", ORDERING_RATE_BIT]
+    if shape.bursts is not None:
+        bursts = shape.bursts
+        argv += ["loss", "gemodel", *map(_percent, (bursts.p, bursts.r, bursts.bad, bursts.good))]
+    elif shape.loss > 0:
+        argv += ["loss", "random", _percent(shape.loss)]
+    for name in ("reorder", "duplicate", "corrupt"):
+        if getattr(shape, name) > 0:
+            argv += [name, _percent(getattr(shape, name))]
     return argv
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.6g}%"
 
 
 def shape_argvs(interface: str, shape: Shape) -> list[list[str]]:
     """The commands that put one direction in force; none for an unshaped one."""
     if not shape.shaped:
         return []
-    if not (shape.delay_s > 0 or shape.jitter_s > 0 or shape.loss > 0):
+    if not shape.impaired:
         return [tbf_argv(interface, shape)]
     argvs = [netem_argv(interface, shape)]
     if shape.rate_bit_s is not None:
@@ -58,6 +81,7 @@ def shape_argvs(interface: str, shape: Shape) -> list[list[str]]:
 
 class NetemBackend(Backend):
     name = "netem"
+    loses_after_rate = False
 
     def probe(self) -> Probe:
         try:
@@ -70,10 +94,6 @@ class NetemBackend(Backend):
             return Probe(self.name, False, str(error))
         return Probe(self.name, True, "netem with a tbf below it works")
 
-    def unsupported(self, shape: Shape) -> list[str]:
-        """Everything a `Shape` can say is supported."""
-        return []
-
     def start(self) -> str:
         return "the kernel does it all"
 
@@ -82,8 +102,12 @@ class NetemBackend(Backend):
 
     def apply(self, ends: LinkEnds, link: Link) -> None:
         ends.broker_ns.call(partial(disable_offloads, ends.broker_interface))
-        for netns, interface, shape in _egresses(ends, link):
+        for netns, interface, _ in _egresses(ends, link):
             netns.call(partial(disable_offloads, interface))
+        self.change(ends, link)
+
+    def change(self, ends: LinkEnds, link: Link) -> None:
+        for netns, interface, shape in _egresses(ends, link):
             argvs = shape_argvs(interface, shape)
             if not argvs or _kind(qdiscs(netns, interface)) not in (None, argvs[0][argvs[0].index("1:") + 1]):
                 take_rate(netns, interface)  # another kind of root cannot be replaced under the same handle
@@ -146,23 +170,37 @@ def _kind(found: list[dict[str, Any]]) -> str | None:
 
 
 def netem_mismatches(way: str, shape: Shape, found: list[dict[str, Any]]) -> list[str]:
-    """What is wrong with the netem found: `tc -j` reports delay and jitter in seconds, loss as a probability."""
-    wanted = shape.delay_s > 0 or shape.jitter_s > 0 or shape.loss > 0
+    """What is wrong with the netem found: `tc -j` reports delay and jitter in seconds, shares as fractions."""
     netem = next((q["options"] for q in found if q.get("kind") == "netem"), None)
     if netem is None:
-        return [f"{way}: no netem, a delay or loss was asked"] if wanted else []
-    if not wanted:
+        return [f"{way}: no netem, a delay or loss was asked"] if shape.impaired else []
+    if not shape.impaired:
         return [f"{way}: a netem where none was asked"]
-    delay = netem.get("delay") or {}
-    loss = (netem.get("loss-random") or {}).get("loss", 0.0)
-    wrong = []
-    for name, value, asked, slack in (
-        ("delay", float(delay.get("delay", 0.0)), shape.delay_s, 1e-5),
-        ("jitter", float(delay.get("jitter", 0.0)), shape.jitter_s, 1e-5),
-        ("loss", float(loss), shape.loss, 1e-4),
-    ):
-        if abs(value - asked) > slack:
-            wrong.append(f"{way}: {name} {value}, {asked} was asked")
+    wrong = [
+        f"{way}: {name} {value}, {asked} was asked"
+        for name, value, asked, slack in _compared(shape, netem)
+        if abs(value - asked) > slack
+    ]
     if int(netem.get("limit", 0)) != limit_packets(shape):
         wrong.append(f"{way}: limit {netem.get('limit')} packets, {limit_packets(shape)} were asked")
     return wrong
+
+
+def _compared(shape: Shape, netem: dict[str, Any]) -> list[tuple[str, float, float, float]]:
+    """(name, found, asked, slack). tc rounds times to microseconds and shares to 32 bits."""
+    delay, bursts = netem.get("delay") or {}, shape.bursts
+    random_loss = 0.0 if bursts is not None else shape.loss
+    compared = [
+        ("delay", float(delay.get("delay", 0.0)), shape.delay_s, 1e-5),
+        ("jitter", float(delay.get("jitter", 0.0)), netem_jitter_s(shape), 1e-5),
+        ("loss", float((netem.get("loss-random") or {}).get("loss", 0.0)), random_loss, 1e-4),
+    ]
+    model = netem.get("loss-gemodel") or {}
+    asked = {"p": bursts.p, "r": bursts.r, "1-h": bursts.bad, "1-k": bursts.good} if bursts else {}
+    compared += [(f"loss {key}", float(model.get(key, 0.0)), asked.get(key, 0.0), 1e-4) for key in GE_KEYS]
+    for name in ("reorder", "duplicate", "corrupt"):
+        compared.append((name, float((netem.get(name) or {}).get(name, 0.0)), getattr(shape, name), 1e-4))
+    return compared
+
+
+GE_KEYS = ("p", "r", "1-h", "1-k")

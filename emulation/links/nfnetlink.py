@@ -2,7 +2,7 @@
 
 Source of the layout: linux/netfilter/nfnetlink_queue.h and nfnetlink.h. Only metadata is copied
 (NFQNL_COPY_META): a packet costs some hundred bytes of netlink message and its payload never leaves the
-kernel.
+kernel. Only a queue that corrupts packets asks for the payloads too, to give one back changed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ SUBSYSTEM_QUEUE = 3
 MESSAGE_PACKET, MESSAGE_VERDICT, MESSAGE_CONFIG, MESSAGE_VERDICT_BATCH = 0, 1, 2, 3
 ATTRIBUTE_CONFIG_COMMAND, ATTRIBUTE_CONFIG_PARAMS, ATTRIBUTE_CONFIG_LENGTH = 1, 2, 3
 ATTRIBUTE_CONFIG_MASK, ATTRIBUTE_CONFIG_FLAGS = 4, 5
-ATTRIBUTE_VERDICT = 2
+ATTRIBUTE_VERDICT, ATTRIBUTE_PAYLOAD = 2, 10
 COMMAND_BIND, COMMAND_UNBIND = 1, 2
-COPY_META = 1
+COPY_META, COPY_PACKET = 1, 2
+COPY_BYTES = 0xFFFF
 FLAG_GSO = 1 << 2  # take super-packets as they are instead of having the kernel split and checksum them
 VERDICT_DROP, VERDICT_ACCEPT = 0, 1
 FLAG_REQUEST, FLAG_ACK = 1, 4
@@ -28,6 +29,7 @@ SO_RCVBUFFORCE, SOL_NETLINK, NETLINK_NO_ENOBUFS = 33, 270, 5
 # A message takes about 800 bytes of the socket's buffer: room for some 20,000 packets not yet read.
 RECEIVE_BUFFER_BYTES = 16 << 20
 READ_BYTES = 8192  # one message per packet, metadata only: about 150 bytes
+READ_BYTES_WITH_PAYLOAD = COPY_BYTES + 8192
 ANSWER_WAIT_S = 5.0
 
 _PACKET_TYPE = SUBSYSTEM_QUEUE << 8 | MESSAGE_PACKET
@@ -56,6 +58,41 @@ def accept_up_to(queue: int, packet: int) -> bytes:
     """Accept this packet and every one of the queue with a lower id."""
     body = attribute(ATTRIBUTE_VERDICT, struct.pack("!II", VERDICT_ACCEPT, packet))
     return message(MESSAGE_VERDICT_BATCH, queue, body)
+
+
+def replace(queue: int, packet: int, payload: bytes) -> bytes:
+    """Accept this packet with other bytes."""
+    body = attribute(ATTRIBUTE_VERDICT, struct.pack("!II", VERDICT_ACCEPT, packet))
+    return message(MESSAGE_VERDICT, queue, body + attribute(ATTRIBUTE_PAYLOAD, payload))
+
+
+def payload_of(data: bytes) -> bytes | None:
+    """The packet itself, from its IP header on, in a message that has it."""
+    at = 20
+    while at + 4 <= len(data):
+        size, kind = struct.unpack_from("=HH", data, at)
+        if size < 4:
+            return None  # not an attribute; never loop on it
+        if kind & 0x3FFF == ATTRIBUTE_PAYLOAD:
+            return data[at + 4 : at + size]
+        at += size + 3 & ~3
+    return None
+
+
+def copying(queue: int, payloads: bool) -> bytes:
+    """Ask for payloads beside the metadata, or not. With them checksums are made whole in the kernel first (no GSO
+    flag), so that whoever receives a changed packet can tell.
+    """
+    mode, size = (COPY_PACKET, COPY_BYTES) if payloads else (COPY_META, 0)
+    body = attribute(ATTRIBUTE_CONFIG_PARAMS, struct.pack("!IB", size, mode))
+    body += attribute(ATTRIBUTE_CONFIG_MASK, struct.pack("!I", FLAG_GSO))
+    body += attribute(ATTRIBUTE_CONFIG_FLAGS, struct.pack("!I", 0 if payloads else FLAG_GSO))
+    return message(MESSAGE_CONFIG, queue, body)
+
+
+def holding(queue: int, packets: int) -> bytes:
+    """Change how many packets may wait."""
+    return message(MESSAGE_CONFIG, queue, attribute(ATTRIBUTE_CONFIG_LENGTH, struct.pack("!I", packets)))
 
 
 def packet_ids(data: bytes) -> list[int]:

@@ -1,5 +1,4 @@
-"""Links where the kernel has no netem: TBF for rate, NFQUEUE and the delay process for delay, jitter and
-loss.
+"""Links where the kernel has no netem: TBF for rate, NFQUEUE and the delay process for what happens to packets.
 
 Rate sits on egress (up: the device's own interface; down: the host's end of its veth). Delay, jitter and loss
 sit on the *receiver's* INPUT, because a queue on the sender's OUTPUT keeps packets charged to its socket and
@@ -14,6 +13,8 @@ import math
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+
+import msgspec
 
 from emulation.commands import CommandError
 from emulation.links import nfnetlink
@@ -60,7 +61,12 @@ def queues_owned(netns: Netns) -> dict[int, dict[str, int]]:
     found: dict[int, dict[str, int]] = {}
     for line in text.splitlines():
         words = [int(word) for word in line.split()]
-        found[words[0]] = {"waiting": words[2], "queue_dropped": words[5], "user_dropped": words[6]}
+        found[words[0]] = {
+            "waiting": words[2],
+            "copy_mode": words[3],
+            "queue_dropped": words[5],
+            "user_dropped": words[6],
+        }
     return found
 
 
@@ -81,6 +87,7 @@ class NfqueueBackend(Backend):
     def __init__(self) -> None:
         self.delays = DelayClient()
         self._applied: dict[str, str] = {}  # line -> boots of its ends: what the delay process has
+        self._written: dict[tuple[str, str], tuple[int | None, int | None]] = {}  # rates, by line and boots
 
     def probe(self) -> Probe:
         """Really try, in a namespace made for it: a TBF on loopback, a queue bound, a rule that leads to it."""
@@ -93,14 +100,11 @@ class NfqueueBackend(Backend):
             return Probe(self.name, False, str(error))
         return Probe(self.name, True, f"tbf, nfnetlink_queue and {program} -j NFQUEUE work")
 
-    def unsupported(self, shape: Shape) -> list[str]:
-        """Everything a `Shape` can say is supported."""
-        return []
-
     def start(self) -> str:
         if not self.delays.running:
             self.delays.stop()
             self._applied.clear()
+            self._written.clear()
             self.delays.start()
         return f"delay process, scheduling: {self.delays.scheduling}"
 
@@ -109,10 +113,28 @@ class NfqueueBackend(Backend):
 
     def apply(self, ends: LinkEnds, link: Link) -> None:
         self._offloads(ends)
-        put_rate(ends.device_ns, ends.device_interface, link.up)
-        put_rate(ends.host, ends.host_interface, link.down)
-        for way in DIRECTIONS:
-            self._put_delay(ends, self._side(ends, way), getattr(link, way))
+        up, down = self._side(ends, "up"), self._side(ends, "down")
+        self._put_rate(up, ends.device_ns, ends.device_interface, link.up)
+        self._put_rate(down, ends.host, ends.host_interface, link.down)
+        self._put_delay(ends, up, link.up)
+        self._put_delay(ends, down, link.down)
+
+    def change(self, ends: LinkEnds, link: Link) -> None:
+        """One command of tc where a rate changes, one message to the delay process where anything else does."""
+        egress = ((ends.device_ns, ends.device_interface), (ends.host, ends.host_interface))
+        for way, (netns, interface) in zip(DIRECTIONS, egress, strict=True):
+            shape, side = getattr(link, way), self._side(ends, way)
+            if self._written.get((side.line, side.boot)) != _rate_of(shape):
+                self._put_rate(side, netns, interface, shape)
+            wanted = LineShape.of(shape)
+            if self._applied.get(side.line) == side.boot and wanted != LineShape():
+                self.delays.change(side.line, wanted, queue_packets(shape))
+            else:
+                self._put_delay(ends, side, shape)
+
+    def _put_rate(self, side: _Side, netns: Netns, interface: str, shape: Shape) -> None:
+        put_rate(netns, interface, shape)
+        self._written[(side.line, side.boot)] = _rate_of(shape)
 
     def verify(self, ends: LinkEnds, link: Link) -> Readback:
         up = TbfState.of(qdiscs(ends.device_ns, ends.device_interface))
@@ -204,17 +226,17 @@ class NfqueueBackend(Backend):
             netns.call(partial(disable_offloads, interface))
 
     def _put_delay(self, ends: LinkEnds, side: _Side, shape: Shape) -> None:
-        wanted = line_shape(shape)
+        wanted, length = LineShape.of(shape), queue_packets(shape)
         if wanted == LineShape():
             self._take_delay(ends, side)
             return
         if self._applied.get(side.line) == side.boot:
-            self.delays.change(side.line, wanted)
+            self.delays.change(side.line, wanted, length)
         else:
             self._forget(side.line)
-            handle = side.netns.call(lambda: nfnetlink.open_queue(ends.queue, queue_packets(shape)))
+            handle = side.netns.call(lambda: nfnetlink.open_queue(ends.queue, length))
             try:
-                self.delays.bind(side.line, handle, ends.queue, wanted, f"{ends.seed}/{side.line}")
+                self.delays.bind(side.line, handle, ends.queue, wanted, length, f"{ends.seed}/{side.line}")
             finally:
                 handle.close()
             self._applied[side.line] = side.boot
@@ -246,8 +268,9 @@ class NfqueueBackend(Backend):
     def _verify_delay(
         self, ends: LinkEnds, side: _Side, shape: Shape, lines: dict[str, dict[str, object]]
     ) -> tuple[dict[str, object], list[str]]:
-        wanted = line_shape(shape)
-        owned = ends.queue in queues_owned(side.netns)
+        wanted = LineShape.of(shape)
+        queue = queues_owned(side.netns).get(ends.queue)
+        owned = queue is not None
         has_rule = self._has_rule(side.netns, rule(side.interface, ends.queue, comment(ends), side.source))
         if wanted == LineShape():
             return {}, ["a queue rule where no delay was asked"] if has_rule else []
@@ -256,13 +279,17 @@ class NfqueueBackend(Backend):
         if not owned:
             problems.append(f"queue {ends.queue} has no owner: packets pass undelayed")
         in_force = state.get("shape")
-        if in_force != {"delay_s": wanted.delay_s, "jitter_s": wanted.jitter_s, "loss": wanted.loss}:
+        if in_force is None or msgspec.convert(in_force, LineShape) != wanted:
             problems.append(f"the delay process has {in_force}, {wanted} was asked")
+        if queue is not None and (queue["copy_mode"] == nfnetlink.COPY_PACKET) != (wanted.corrupt > 0):
+            problems.append(
+                f"the queue copies in mode {queue['copy_mode']}, corrupt {wanted.corrupt} was asked"
+            )
         return {"rule": has_rule, "owned": owned, "in_force": in_force}, problems
 
 
-def line_shape(shape: Shape) -> LineShape:
-    return LineShape(shape.delay_s, shape.jitter_s, shape.loss)
+def _rate_of(shape: Shape) -> tuple[int | None, int | None]:
+    return shape.rate_bit_s, shape.queue_bytes
 
 
 def comment(ends: LinkEnds) -> str:

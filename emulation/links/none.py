@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from emulation.links.base import Backend, Counters, LinkEnds, Probe, Readback
-from topology.plan import Link, Shape
+from topology.link_features import unsupported_link
+from topology.plan import Link
 
 
 class NoneBackend(Backend):
@@ -11,15 +12,6 @@ class NoneBackend(Backend):
 
     def probe(self) -> Probe:
         return Probe(self.name, True, "always there; links are not shaped")
-
-    def unsupported(self, shape: Shape) -> list[str]:
-        asked = {
-            "rate": shape.rate_bit_s is not None,
-            "delay": shape.delay_s > 0,
-            "jitter": shape.jitter_s > 0,
-            "loss": shape.loss > 0,
-        }
-        return [f"{name}: nothing shapes links on this machine" for name, wanted in asked.items() if wanted]
 
     def start(self) -> str:
         return "nothing runs"
@@ -30,9 +22,11 @@ class NoneBackend(Backend):
     def apply(self, ends: LinkEnds, link: Link) -> None:
         """Nothing is changed."""
 
+    def change(self, ends: LinkEnds, link: Link) -> None:
+        """Nothing is changed."""
+
     def verify(self, ends: LinkEnds, link: Link) -> Readback:
-        asked = [f"{way}: {text}" for way in ("up", "down") for text in self.unsupported(getattr(link, way))]
-        return Readback({}, tuple(asked))
+        return Readback({}, tuple(unsupported_link(self.name, link)))
 
     def counters(self, ends: LinkEnds) -> Counters:
         return Counters()

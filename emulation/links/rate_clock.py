@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from topology.link_random import JITTER
 from topology.plan import Shape
 
 SEGMENT_BYTES = 1448  # payload of a full TCP segment with timestamps
@@ -61,6 +62,7 @@ class RateClock:
         self._free_s = left
         delay = self.shape.delay_s
         if self.shape.jitter_s > 0:
-            delay = max(0.0, delay + self._deviations.gauss(0.0, self.shape.jitter_s))
+            deviation = JITTER[self.shape.jitter_kind](self._deviations)
+            delay = max(0.0, delay + self.shape.jitter_s * deviation)
         self._last_due_s = max(self._last_due_s, left + delay)
         return Passage(left, self._last_due_s)

@@ -21,9 +21,12 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from emulation.courses import Courses, varying
 from emulation.links.rate_clock import RateClock
 from history.writer import HistoryWriter
-from topology.plan import Shape
+from topology.link_features import unsupported_shape
+from topology.plan import Link, Shape
+from topology.variation import still
 
 DELAY_S_MIN = 0.001  # the event loop's timers count in milliseconds
 UNDER_WAY_BYTES_MAX = 8 << 20  # per connection and direction without a rate: 80 ms at 1 Gbit/s
@@ -33,6 +36,7 @@ RECEIVE_BUFFER_BYTES_MIN = (
     8_192  # the kernel's buffer is part of the queue: as large as the queue, not megabytes
 )
 SAMPLE_S = 5.0
+TURN_S = 0.05  # how late a varying link may change
 
 
 class RelayLink(Struct, frozen=True, kw_only=True):
@@ -56,10 +60,8 @@ class RelayConfig(Struct, frozen=True, kw_only=True):
 
 
 def unsupported(shape: Shape) -> list[str]:
-    """Names of what a relay cannot do of this shape, with the reason."""
-    found = []
-    if shape.loss > 0:
-        found.append("loss: a TCP relay sees a stream, there is no packet to lose")
+    """What a relay cannot do of this shape, with the reason."""
+    found = unsupported_shape("relay", shape)
     if 0 < shape.delay_s < DELAY_S_MIN:
         found.append(f"delay: {shape.delay_s * 1e3:g} ms is below what a relay can keep (1 ms)")
     return found
@@ -95,6 +97,10 @@ class Relay:
             handle.close()
             raise
         return int(handle.getsockname()[1])
+
+    def change(self, link: Link) -> None:
+        """Another shape for what comes from now on; what is under way keeps its time."""
+        self.up.shape, self.down.shape = link.up, link.down
 
     async def close(self) -> None:
         if self._server is not None:
@@ -203,12 +209,13 @@ async def serve(config: RelayConfig, history: HistoryWriter | None, stop: asynci
     relays: dict[str, Relay] = {}
     try:
         for link in config.links:
+            begin = still(Link(name="relay", up=link.up, down=link.down))
             relay = Relay(
                 config.listen_host,
                 config.upstream_host,
                 config.upstream_port,
-                link.up,
-                link.down,
+                begin.up,
+                begin.down,
                 seed=f"{config.seed}/{link.device}",
             )
             relays[link.device] = relay
@@ -216,19 +223,45 @@ async def serve(config: RelayConfig, history: HistoryWriter | None, stop: asynci
             print(f"{link.device}: {config.listen_host}:{port}", flush=True)
             if history is not None:
                 _record(history, link)
+        courses = Courses(
+            {link.device: Link(name="relay", up=link.up, down=link.down) for link in config.links}
+        )
+        courses.start(time.monotonic())
+        next_sample = time.monotonic() + SAMPLE_S
         while not stop.is_set():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SAMPLE_S):
+                async with asyncio.timeout(TURN_S if courses.varying else SAMPLE_S):
                     await stop.wait()
-            if history is not None:
-                for device, relay in relays.items():
-                    history.append(
-                        "link_sample", device=device, up_bytes=relay.up.bytes, down_bytes=relay.down.bytes
-                    )
-                history.sync()
+            _vary(courses, relays, history)
+            if history is not None and (stop.is_set() or time.monotonic() >= next_sample):
+                next_sample = time.monotonic() + SAMPLE_S
+                _sample(history, relays)
     finally:
         for relay in relays.values():
             await relay.close()
+
+
+def _vary(courses: Courses, relays: dict[str, Relay], history: HistoryWriter | None) -> None:
+    now = time.monotonic()
+    for device in courses.due(now):
+        link = courses.advance(device, now)
+        if link is None:
+            continue
+        relays[device].change(link)
+        if history is not None:
+            history.append(
+                "link_varied",
+                device=device,
+                at_s=round(courses.at_s(now), 3),
+                up=varying(link.up),
+                down=varying(link.down),
+            )
+
+
+def _sample(history: HistoryWriter, relays: dict[str, Relay]) -> None:
+    for device, relay in relays.items():
+        history.append("link_sample", device=device, up_bytes=relay.up.bytes, down_bytes=relay.down.bytes)
+    history.sync()
 
 
 def _record(history: HistoryWriter, link: RelayLink) -> None:

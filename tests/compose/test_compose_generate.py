@@ -153,11 +153,11 @@ def test_each_image_is_built_once() -> None:
 
 
 def test_congestion_control_is_pinned_where_tcp_ends() -> None:
-    plan = msgspec.structs.replace(PLAN, network=msgspec.structs.replace(PLAN.network, congestion="cubic"))
+    plan = msgspec.structs.replace(PLAN, network=msgspec.structs.replace(PLAN.network, congestion="reno"))
     services = bind(plan)["services"]
     for name in ("broker", "coordinator", *AGENTS):
-        assert services[name]["sysctls"] == {"net.ipv4.tcp_congestion_control": "cubic"}
-    assert "sysctls" not in bind()["services"]["broker"]
+        assert services[name]["sysctls"] == {"net.ipv4.tcp_congestion_control": "reno"}
+    assert bind()["services"]["broker"]["sysctls"] == {"net.ipv4.tcp_congestion_control": "cubic"}
 
 
 def test_what_cannot_be_generated_is_refused() -> None:

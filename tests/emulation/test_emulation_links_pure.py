@@ -5,21 +5,30 @@ from __future__ import annotations
 import random
 import statistics
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulation.judge import loss_plausible
+from emulation.judge import Effective, judge, loss_plausible
 from emulation.links import nfnetlink
-from emulation.links.base import unsupported
-from emulation.links.delay_line import DelayLine, LineShape, tick_s
-from emulation.links.netem import NetemBackend, limit_packets, netem_mismatches, shape_argvs
+from emulation.links.delay_line import (
+    CORRUPT,
+    DROP,
+    HOLD,
+    OVERTAKE,
+    BitFlipper,
+    DelayLine,
+    LineShape,
+    tick_s,
+)
+from emulation.links.netem import TABLE_DEVIATION, limit_packets, netem_mismatches, shape_argvs
 from emulation.links.nfqueue import QUEUE_PACKETS_MAX, queue_packets, rule
-from emulation.links.none import NoneBackend
 from emulation.links.tbf import TbfState, burst_bytes, limit_bytes, mismatch, tbf_argv
 from emulation.measure import RatePlan, arrival_rate, probe_schedule
-from topology.plan import Link, Shape
+from topology.link_random import MEDIANS, Losses
+from topology.plan import Bursts, Shape, Tolerance
 
 FIELD = Shape(rate_bit_s=1_000_000, delay_s=0.08, jitter_s=0.02, loss=0.01)
 
@@ -105,6 +114,62 @@ def test_netem_read_back_tells_what_is_wrong() -> None:
     ]
 
 
+RICH = Shape(
+    delay_s=0.05,
+    jitter_s=0.01,
+    jitter_kind="pareto",
+    loss=0.04,
+    bursts=Bursts(p=0.01, r=0.24, bad=0.9, good=0.001),
+    reorder=0.02,
+    duplicate=0.03,
+    corrupt=0.005,
+)
+
+
+def test_netem_says_everything_a_shape_can_say() -> None:
+    (argv,) = shape_argvs("eth0", RICH)
+    assert " ".join(argv) == (
+        "tc qdisc replace dev eth0 root handle 1: netem limit 100000 delay 50000us 12200us distribution pareto rate "
+        "1000000000000bit loss gemodel 1% 24% 90% 0.1% reorder 2% duplicate 3% corrupt 0.5%"
+    )
+    even = Shape(delay_s=0.05, jitter_s=0.01, jitter_kind="uniform")
+    assert " ".join(shape_argvs("eth0", even)[0]).endswith("delay 50000us 17321us rate 1000000000000bit")
+
+
+def test_netem_reads_everything_back() -> None:
+    good = {
+        "limit": 100_000,
+        "delay": {"delay": 0.05, "jitter": 0.0122},
+        "loss-gemodel": {"p": 0.01, "r": 0.24, "1-h": 0.9, "1-k": 0.001},
+        "reorder": {"reorder": 0.02},
+        "duplicate": {"duplicate": 0.03},
+        "corrupt": {"corrupt": 0.005},
+    }
+    assert netem_mismatches("up", RICH, [{"kind": "netem", "options": good}]) == []
+    for key in set(good) - {"limit"}:
+        without = {name: value for name, value in good.items() if name != key}
+        wrong = netem_mismatches("up", RICH, [{"kind": "netem", "options": without}])
+        assert wrong, key
+        assert all("was asked" in text for text in wrong)
+    extra = good | {"loss-random": {"loss": 0.5}}
+    assert netem_mismatches("up", RICH, [{"kind": "netem", "options": extra}]) == [
+        "up: loss 0.5, 0.0 was asked"
+    ]
+
+
+def test_the_deviation_of_netems_own_tables_is_what_is_assumed() -> None:
+    folder = next((p for p in map(Path, TABLES) if p.is_dir()), None)
+    if folder is None:
+        pytest.skip("iproute2's tables are not installed here")
+    for kind in ("normal", "pareto"):
+        lines = (folder / f"{kind}.dist").read_text().splitlines()
+        values = [int(word) / 8192 for line in lines if not line.startswith("#") for word in line.split()]
+        assert statistics.pstdev(values) == pytest.approx(TABLE_DEVIATION[kind], rel=1e-3)  # type: ignore[index]
+
+
+TABLES = ("/usr/lib/x86_64-linux-gnu/tc", "/usr/lib/aarch64-linux-gnu/tc", "/usr/lib/tc", "/usr/share/tc")
+
+
 def test_nfqueue_rule_selects_the_device_and_bypasses() -> None:
     assert " ".join(rule("eth1", 3, "edgerig d2", "10.1.0.12")) == (
         "INPUT -i eth1 -s 10.1.0.12/32 -m comment --comment edgerig d2 -j NFQUEUE --queue-num 3 --queue-bypass"
@@ -118,23 +183,12 @@ def test_queue_packets_are_bounded() -> None:
     assert queue_packets(Shape(rate_bit_s=10**10, delay_s=1.0)) == QUEUE_PACKETS_MAX
 
 
-def test_none_names_what_it_cannot_do() -> None:
-    link = Link(name="x", up=FIELD, down=Shape())
-    assert [text.split(":")[1].strip() for text in unsupported(NoneBackend(), link)] == [
-        "rate",
-        "delay",
-        "jitter",
-        "loss",
-    ]
-    assert unsupported(NetemBackend(), link) == []
-
-
 # --- the delay line ----------------------------------------------------------------------------------------
 
 
 def test_constant_delay_releases_in_order_at_the_due_time() -> None:
     line = DelayLine(LineShape(delay_s=0.1), "s")
-    assert [line.arrive(i, i * 0.01) for i in range(3)] == [True] * 3
+    assert [line.arrive(i, i * 0.01) for i in range(3)] == [HOLD] * 3
     assert line.release(0.0999) is None
     assert line.release(0.1101) == 1
     assert line.next_due_s == pytest.approx(0.12)
@@ -170,7 +224,7 @@ def test_jitter_never_reorders_and_never_shortens_below_zero(seed: int, gaps: li
 
 def test_loss_is_exactly_the_seeded_sequence_whatever_the_jitter() -> None:
     expected = random.Random("7/d/up/loss")
-    wanted = [expected.random() >= 0.02 for _ in range(20_000)]
+    wanted = [DROP if expected.random() < 0.02 else HOLD for _ in range(20_000)]
     for jitter in (0.0, 0.03):
         line = DelayLine(LineShape(delay_s=0.05, jitter_s=jitter, loss=0.02), "7/d/up")
         assert [line.arrive(i, i * 1e-3) for i in range(20_000)] == wanted
@@ -194,6 +248,47 @@ def test_a_change_keeps_what_is_under_way_in_order() -> None:
     assert line.release(1.0) == 2
 
 
+def everything(seed: str) -> DelayLine:
+    return DelayLine(LineShape(delay_s=0.1, jitter_s=0.01, loss=0.05, reorder=0.1, corrupt=0.03), seed)
+
+
+def test_each_packet_is_lost_held_or_overtakes_and_some_are_corrupted() -> None:
+    line = everything("s")
+    decisions = [line.arrive(i, i * 1e-3) for i in range(50_000)]
+    counters = line.counters
+    assert decisions.count(DROP) == counters.dropped == pytest.approx(2_500, rel=0.1)
+    assert sum(d & OVERTAKE > 0 for d in decisions) == counters.overtook == pytest.approx(4_750, rel=0.1)
+    assert sum(d & CORRUPT > 0 for d in decisions) == counters.corrupted == pytest.approx(1_425, rel=0.1)
+    assert line.held == sum(d & HOLD > 0 for d in decisions)
+
+
+def test_the_seed_decides_and_one_thing_does_not_move_another() -> None:
+    first, again, other = everything("s"), everything("s"), everything("t")
+    decisions = [first.arrive(i, i * 1e-3) for i in range(2_000)]
+    assert [again.arrive(i, i * 1e-3) for i in range(2_000)] == decisions
+    assert [other.arrive(i, i * 1e-3) for i in range(2_000)] != decisions
+    plain = DelayLine(LineShape(loss=0.05), "s")
+    assert [plain.arrive(i, 0.0) == DROP for i in range(2_000)] == [d == DROP for d in decisions]
+
+
+def test_bursts_lose_the_seeded_sequence() -> None:
+    bursts = Bursts(p=0.02, r=0.25)
+    line, losses = DelayLine(LineShape(loss=0.074, bursts=bursts), "s"), Losses("s")
+    assert [line.arrive(i, 0.0) == DROP for i in range(5_000)] == [
+        losses.lost(0.0, bursts) for _ in range(5_000)
+    ]
+
+
+@given(st.integers(0, 99), st.binary(max_size=80))
+def test_a_flipped_packet_keeps_its_header_and_changes_one_bit(seed: int, body: bytes) -> None:
+    packet = b"\x45" + bytes(19) + body
+    flipped = BitFlipper(str(seed)).flip(packet)
+    assert flipped[:20] == packet[:20]
+    changed = sum((a ^ b).bit_count() for a, b in zip(flipped, packet, strict=True))
+    assert changed == (1 if body else 0)
+    assert BitFlipper(str(seed)).flip(body[:19]) == body[:19]
+
+
 # --- netlink bytes -----------------------------------------------------------------------------------------
 
 
@@ -210,6 +305,22 @@ def test_packet_ids_are_found_in_one_or_more_messages() -> None:
 @given(st.binary(max_size=300))
 def test_any_bytes_are_parsed_without_end(data: bytes) -> None:
     assert all(0 <= number < 2**32 for number in nfnetlink.packet_ids(data))
+
+
+def test_a_payload_is_found_behind_other_attributes_and_given_back() -> None:
+    header = nfnetlink.attribute(1, struct.pack("!IHBx", 5, 0x0800, 1)[:7])
+    body = header + nfnetlink.attribute(5, b"1234") + nfnetlink.attribute(10, b"E...packet")
+    assert nfnetlink.payload_of(nfnetlink.message(nfnetlink.MESSAGE_PACKET, 3, body)) == b"E...packet"
+    assert nfnetlink.payload_of(packet_message(5)) is None
+    changed = nfnetlink.replace(3, 5, b"E..!packet")
+    assert struct.unpack_from("!II", changed, 24) == (nfnetlink.VERDICT_ACCEPT, 5)
+    assert nfnetlink.payload_of(changed) == b"E..!packet"
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_have_a_payload_or_none(data: bytes) -> None:
+    found = nfnetlink.payload_of(data)
+    assert found is None or len(found) <= len(data)
 
 
 def test_batch_verdict_bytes() -> None:
@@ -249,3 +360,18 @@ def test_loss_interval_accepts_chance_and_refuses_a_wrong_rate() -> None:
     assert not loss_plausible(0, 10_000, 0.02)
     assert not loss_plausible(400, 10_000, 0.02)
     assert not loss_plausible(5, 100, 0.0)
+
+
+def test_bursts_may_scatter_more_and_only_as_much_as_they_do() -> None:
+    bursts = Bursts(p=0.002, r=0.1)  # 2 % in bursts of ten
+    assert not loss_plausible(300, 10_000, 0.0196)
+    assert loss_plausible(300, 10_000, 0.0196, bursts)
+    assert not loss_plausible(1_000, 10_000, 0.0196, bursts)
+
+
+def test_a_pareto_link_is_judged_by_the_median_that_a_pareto_has() -> None:
+    shape = Shape(delay_s=0.1, jitter_s=0.02, jitter_kind="pareto")
+    median_s = 0.1 + 0.02 * MEDIANS["pareto"]
+    assert median_s < 0.0935
+    assert judge(shape, Effective(delay_s=median_s, probes=400), Tolerance(), (0, 400)).ok
+    assert not judge(shape, Effective(delay_s=0.106, probes=400), Tolerance(), (0, 400)).ok

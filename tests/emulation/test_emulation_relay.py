@@ -18,7 +18,7 @@ import pytest
 
 from emulation.links.rate_clock import RateClock
 from emulation.links.relay import Relay, RelayConfig, RelayLink, unsupported
-from topology.plan import Shape
+from topology.plan import Link, Shape, Step, Steps
 
 
 def test_the_clock_books_frames_one_after_the_other() -> None:
@@ -51,7 +51,7 @@ def test_what_a_relay_cannot_do_is_named() -> None:
 
 
 @asynccontextmanager
-async def rigged(up: Shape, down: Shape) -> AsyncIterator[tuple[int, list[tuple[float, int]]]]:
+async def rigged(up: Shape, down: Shape) -> AsyncIterator[tuple[int, list[tuple[float, int]], Relay]]:
     """An echoing server behind a relay; yields the relay's port and what arrived at the server and when."""
     arrivals: list[tuple[float, int]] = []
 
@@ -64,7 +64,7 @@ async def rigged(up: Shape, down: Shape) -> AsyncIterator[tuple[int, list[tuple[
     server = await asyncio.start_server(echo, "127.0.0.1", 0)
     relay = Relay("127.0.0.1", "127.0.0.1", server.sockets[0].getsockname()[1], up, down)
     try:
-        yield await relay.start(), arrivals
+        yield await relay.start(), arrivals, relay
     finally:
         await relay.close()
         server.close()
@@ -84,7 +84,7 @@ async def send(port: int, size: int) -> float:
 
 def test_connections_share_one_rate() -> None:
     async def scenario() -> float:
-        async with rigged(Shape(rate_bit_s=4_000_000), Shape()) as (port, arrivals):
+        async with rigged(Shape(rate_bit_s=4_000_000), Shape()) as (port, arrivals, _):
             await asyncio.gather(*(send(port, 150_000) for _ in range(3)))
             assert sum(size for _, size in arrivals) == 450_000
             return (arrivals[-1][0] - arrivals[0][0]) * 4_000_000 / 8 / (450_000 * 1514 / 1448)
@@ -94,7 +94,7 @@ def test_connections_share_one_rate() -> None:
 
 def test_delay_is_kept_in_both_directions() -> None:
     async def scenario() -> float:
-        async with rigged(Shape(delay_s=0.05), Shape(delay_s=0.03)) as (port, _):
+        async with rigged(Shape(delay_s=0.05), Shape(delay_s=0.03)) as (port, _, _):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"a")
             await reader.read(1)
@@ -139,6 +139,48 @@ def test_the_process_records_links_and_lapses_and_ends_on_sigterm(tmp_path: Path
     events = [json.loads(line) for line in history.read_text().splitlines()]
     assert [event["event"] for event in events] == ["link_applied", "lapse", "link_sample"]
     assert events[1]["fields"]["detail"].startswith("up: loss")
+
+
+def test_the_process_varies_its_links_and_records_it(tmp_path: Path) -> None:
+    history = tmp_path / "history.jsonl"
+    steps = Steps(steps=(Step(at_s=0.0, rate_bit_s=200_000, delay_s=0.1),))
+    up = Shape(rate_bit_s=1_000_000, vary=(steps,))
+    config = RelayConfig(
+        upstream_port=9,
+        links=(RelayLink(device="a", listen_port=0, up=up, down=Shape()),),
+        history=str(history),
+    )
+    (tmp_path / "relay.json").write_bytes(msgspec.json.encode(config))
+    command = [sys.executable, "-m", "emulation.links.relay", "--config", str(tmp_path / "relay.json")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    process.stdout.close()
+    varied = [e for e in map(json.loads, history.read_text().splitlines()) if e["event"] == "link_varied"]
+    assert [(e["fields"]["up"]["rate_bit_s"], e["fields"]["up"]["delay_s"]) for e in varied] == [
+        (200_000, 0.1)
+    ]
+
+
+def test_a_relay_changes_while_connections_last() -> None:
+    async def scenario() -> tuple[float, float]:
+        async with rigged(Shape(delay_s=0.02), Shape()) as (port, _, relay):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            took = []
+            for delay_s in (0.02, 0.12):
+                relay.change(Link(name="x", up=Shape(delay_s=delay_s), down=Shape()))
+                began = time.monotonic()
+                writer.write(b"a")
+                await reader.read(1)
+                took.append(time.monotonic() - began)
+            writer.close()
+            return took[0], took[1]
+
+    before, after = asyncio.run(scenario())
+    assert 0.02 <= before < 0.1
+    assert after >= 0.12
 
 
 def test_a_broken_configuration_is_an_error_of_the_environment(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_devices_are_named_addressed_and_owned_in_order() -> None:
 def test_links_are_resolved_per_direction() -> None:
     plan = plan_of()
     assert plan.device("field-1").link.up == Shape(
-        rate_bit_s=1_000_000, delay_s=0.08, jitter_s=0.02, loss=0.01, queue_bytes=12_500
+        rate_bit_s=1_000_000, delay_s=0.08, jitter_s=0.02, loss=0.01, queue_bytes=12_500, queue_s=0.1
     )
     assert plan.device("field-1").link.down.queue_bytes == 37_500
     wifi = plan.device("pi4-1").link

@@ -84,7 +84,7 @@ def test_one_fault_per_entry() -> None:
 
 def test_a_broken_link_does_not_hide_other_errors() -> None:
     text = (
-        MINIMAL.replace("link: ethernet", "link: 5g")
+        MINIMAL.replace("link: ethernet", "link: 6g")
         + "policy: {cohort: 9}\nfaults: [{at: 1 s, kill: {device: b-1}}]"
     )
     found = error_of(text)

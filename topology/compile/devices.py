@@ -54,12 +54,12 @@ def compile_devices(
 ) -> tuple[DevicePlan, ...]:
     devices: list[DevicePlan] = []
     for group, spec in topology.devices.items():
-        link = resolve_link(spec.link)
         for number in range(1, spec.count + 1):
             index = len(devices)
+            name = device_name(group, number)
             devices.append(
                 DevicePlan(
-                    name=device_name(group, number),
+                    name=name,
                     group=group,
                     index=index,
                     profile=spec.profile,
@@ -67,11 +67,9 @@ def compile_devices(
                     memory_bytes=group_memory_bytes(spec),
                     threads=spec.threads if spec.threads is not None else DEVICES[spec.profile].threads,
                     cpu_period_us=round(spec.cpu_period * 1e6),
-                    link=link,
+                    link=resolve_link(spec.link, f"{topology.seed}/{name}"),
                     battery=compile_battery(spec.battery),
-                    availability=compile_availability(
-                        spec.availability, device_name(group, number), topology.seed
-                    ),
+                    availability=compile_availability(spec.availability, name, topology.seed),
                     address=addresses.at(DEVICES_OFFSET + index) if addresses else "",
                     uid=AGENTS_UID + index if uid is None else uid,
                 )
@@ -85,12 +83,13 @@ def compile_tolerance(topology: Topology) -> Tolerance:
 
 
 def compile_network(topology: Topology, addresses: Addresses | None) -> NetworkPlan:
-    congestion = topology.network.congestion or ""
+    congestion, backend = topology.network.congestion, topology.network.backend
     if addresses is None:
-        return NetworkPlan(broker_host="127.0.0.1", congestion=congestion)
+        return NetworkPlan(broker_host="127.0.0.1", congestion=congestion, backend="auto")
     return NetworkPlan(
         subnet=str(addresses.network),
         gateway=addresses.at(1),
         broker_address=addresses.at(BROKER_OFFSET),
         congestion=congestion,
+        backend=backend,
     )

@@ -11,7 +11,21 @@ from __future__ import annotations
 
 from topology.plan.agent import AgentConfig
 from topology.plan.compression import CompressionPlan, UplinkPlan
-from topology.plan.devices import DevicePlan, Link, NetworkPlan, Shape, Tolerance
+from topology.plan.devices import (
+    Bursts,
+    DevicePlan,
+    JitterKind,
+    Link,
+    NetworkPlan,
+    RandomWalk,
+    Shape,
+    Sine,
+    Step,
+    Steps,
+    Tolerance,
+    Variation,
+    Varied,
+)
 from topology.plan.faults import FaultParams, FaultPlan, Trigger, TriggerState
 from topology.plan.learning import (
     DataPlan,
@@ -28,12 +42,14 @@ from topology.plan.run import PLAN_SCHEMA, Expectation, Plan, Runtime, dump_plan
 __all__ = [
     "PLAN_SCHEMA",
     "AgentConfig",
+    "Bursts",
     "CompressionPlan",
     "DataPlan",
     "DevicePlan",
     "Expectation",
     "FaultParams",
     "FaultPlan",
+    "JitterKind",
     "Link",
     "MergePlan",
     "ModelPlan",
@@ -43,15 +59,21 @@ __all__ = [
     "Plan",
     "PolicyKind",
     "PolicyPlan",
+    "RandomWalk",
     "Runtime",
     "SchedulePlan",
     "Shape",
+    "Sine",
     "StalenessPlan",
+    "Step",
+    "Steps",
     "Tolerance",
     "TrainingPlan",
     "Trigger",
     "TriggerState",
     "UplinkPlan",
+    "Variation",
+    "Varied",
     "dump_plan",
     "load_plan",
 ]

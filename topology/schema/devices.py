@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field
 
-from topology.fields import Delay, Loss, Queue, Rate, Size, Strict, ToleranceRatio
-from topology.profiles import DEVICES, LINKS
+from topology.fields import Delay, Size, Strict, ToleranceRatio, problem
+from topology.link_features import CHOICES
+from topology.link_spec import LinkKeys, Shorthand
+from topology.profiles import DEVICES, LINKS, REFUSED_LINKS
 from topology.schema.base import DEVICES_MAX, enum_of, one_of
 from topology.schema.power import Availability, Battery
 
 
-class LinkSpec(Strict):
+def _is_carrier(value: object) -> object:
+    if isinstance(value, str) and value in REFUSED_LINKS:
+        raise problem(REFUSED_LINKS[value], f"allowed: {', '.join(LINKS)}")
+    return value
+
+
+class LinkSpec(LinkKeys, Shorthand):
     """A link: a profile's name, or its numbers, or a profile with some numbers of one's own.
 
-    `delay` is one-way and holds in each direction, like `jitter`, `loss` and `queue`. Without a rate it is
-    unlimited.
+    `delay` is one-way and holds in each direction, like every number that `up` or `down` does not have itself. Without
+    a rate it is unlimited.
     """
 
+    shorthand = "profile"
     profile: Annotated[
         str | None,
         one_of(LINKS, "link profile"),
+        BeforeValidator(_is_carrier),
         Field(description="Where the numbers left out come from.", json_schema_extra=enum_of(LINKS)),
     ] = None
-    up: Annotated[Rate | None, Field(description="From the device.")] = None
-    down: Annotated[Rate | None, Field(description="To the device.")] = None
-    delay: Annotated[Delay | None, Field(description="One-way, per direction.")] = None
-    jitter: Annotated[
-        Delay | None, Field(description="Standard deviation of the delay; packets stay in order.")
-    ] = None
-    loss: Annotated[Loss | None, Field(description="Share of packets dropped, per direction.")] = None
-    queue: Annotated[Queue | None, Field(description="What may wait: time at the link's rate, or bytes.")] = (
-        None
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_name(cls, value: Any) -> Any:
-        return {"profile": value} if isinstance(value, str) else value
 
 
 class DeviceGroup(Strict):
@@ -77,6 +72,14 @@ class Network(Strict):
     """The data network."""
 
     congestion: Annotated[
-        Literal["bbr", "cubic", "reno"] | None,
-        Field(description="TCP congestion control; the kernel's by default."),
-    ] = None
+        Literal["bbr", "cubic", "reno"],
+        Field(description="TCP congestion control of every device and of the broker, pinned for the run."),
+    ] = "cubic"
+    backend: Annotated[
+        str,
+        one_of(CHOICES, "link backend"),
+        Field(
+            description="Who shapes links: the best that works here, or this one; none marks the run unshaped.",
+            json_schema_extra=enum_of(CHOICES),
+        ),
+    ] = "auto"

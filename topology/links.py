@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from topology.link_random import mean_loss
-from topology.link_spec import LinkKeys, LossSpec, VarySpec
+from topology.link_spec import DirectionKeys, DirectionSpec, LinkKeys, LossSpec, VarySpec
 from topology.plan import Bursts, Link, RandomWalk, Shape, Sine, Step, Steps, Variation
 from topology.profiles import LINKS
 from topology.schema import LinkSpec
@@ -18,6 +18,7 @@ __all__ = [
     "QUEUE_BYTES_MIN",
     "QUEUE_DEFAULT_S",
     "Way",
+    "overlay",
     "resolve_direction",
     "resolve_link",
     "where",
@@ -62,6 +63,25 @@ def resolve_direction(spec: LinkKeys, way: Way, base: Shape, seed: str = "") -> 
         numbers["vary"] = _variations(vary, seed)
     shape = msgspec.structs.replace(base, **numbers)
     return _with_own_queue(shape, pick("queue"))
+
+
+def overlay(before: LinkSpec, given: LinkSpec) -> LinkSpec:
+    """What was written, with what is given now on top, key by key also within `up` and `down`. A number given for both
+    directions replaces those that one direction had of its own.
+    """
+    keys = {key: getattr(before, key) for key in before.model_fields_set}
+    for key in given.model_fields_set:
+        value, old = getattr(given, key), keys.get(key)
+        if isinstance(value, DirectionSpec) and isinstance(old, DirectionSpec):
+            value = old.model_copy(update={name: getattr(value, name) for name in value.model_fields_set})
+        keys[key] = value
+    for way in {"up", "down"} & set(before.model_fields_set):
+        own = given.up if way == "up" else given.down
+        of_one = own.model_fields_set if own is not None else frozenset()
+        hidden = (given.model_fields_set - {"up", "down"}) - of_one
+        if keys[way] is not None:
+            keys[way] = keys[way].model_copy(update=dict.fromkeys(hidden & set(DirectionKeys.model_fields)))
+    return LinkSpec.model_construct(_fields_set=set(keys), **keys)
 
 
 def _loss(spec: LossSpec) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from emulation.links.netem import NetemBackend
 from emulation.links.nfqueue import NfqueueBackend
 from emulation.links.none import NoneBackend
 from topology.link_features import unsupported_link, unsupported_shape
-from topology.plan import Plan
+from topology.plan import FaultParams, Plan
 
 # What hostd may choose, in this order. The relay (emulation.links.relay) needs no namespace and no hostd.
 REGISTRY: dict[str, Callable[[], Backend]] = {
@@ -40,13 +40,17 @@ def choose(plan: Plan, best: str) -> tuple[Backend, str]:
         for text in unsupported_link(backend.name, device.link)
     ]
     refused += [
-        f"fault {fault.id}: {text}"
-        for fault in plan.faults
-        for shape in (fault.params.up, fault.params.down)
-        for text in (unsupported_shape(backend.name, shape) if shape else ())
+        f"fault {fault.id}: {text}" for fault in plan.faults for text in _refused(backend.name, fault.params)
     ]
     if refused:
         raise BackendProblem(
             f"links here are shaped by {backend.name}, which cannot do: {'; '.join(refused)}"
         )
     return backend, "asked for by the topology" if wanted != "auto" else "the best that works here"
+
+
+def _refused(backend: str, params: FaultParams) -> set[str]:
+    """What the backend cannot do of the links that a fault puts in force."""
+    links = {text for link in params.links.values() for text in unsupported_link(backend, link)}
+    shapes = (params.up, params.down)
+    return links | {text for shape in shapes if shape for text in unsupported_shape(backend, shape)}

@@ -18,8 +18,10 @@ from topology.compile import compile_topology
 from topology.errors import TopologyErrors
 from topology.link_features import CANNOT, FEATURES, unsupported_link, unsupported_shape
 from topology.link_random import JITTER, Losses, loss_variance, mean_loss
+from topology.links import overlay, resolve_link
 from topology.plan import Bursts, Link, RandomWalk, Shape, Sine, Step, Steps, dump_plan, load_plan
 from topology.profiles import LINKS, REFUSED_LINKS
+from topology.schema import LinkSpec
 from topology.validate import load_topology, parse_topology
 from topology.variation import NEVER, Course, scaled, still
 
@@ -125,6 +127,23 @@ def test_profiles_have_a_source_and_say_how_their_delay_became_one_way() -> None
     # The same link as three sources tell it: WebPageTest's round trip, ATC's one-way.
     assert LINKS["2g"].up.delay_s == 1.3 / 2
     assert not set(LINKS) & set(REFUSED_LINKS)
+
+
+def test_a_changed_link_keeps_what_is_not_given() -> None:
+    before = LinkSpec.model_validate(
+        {"up": {"rate": "1 Mbit/s", "delay": "50 ms"}, "down": "4 Mbit/s", "delay": "20 ms", "loss": "1 %"}
+    )
+
+    def changed(given: object) -> tuple[Shape, Shape]:
+        link = resolve_link(overlay(before, LinkSpec.model_validate(given)))
+        return link.up, link.down
+
+    up, down = changed({"up": "200 kbit/s"})
+    assert (up.rate_bit_s, up.delay_s, up.loss) == (200_000, 0.05, 0.01)
+    assert (down.rate_bit_s, down.delay_s) == (4_000_000, 0.02)
+    up, down = changed({"delay": "70 ms", "down": {"loss": "2 %"}})
+    assert (up.rate_bit_s, up.delay_s, down.delay_s) == (1_000_000, 0.07, 0.07)
+    assert (up.loss, down.loss, down.rate_bit_s) == (0.01, 0.02, 4_000_000)
 
 
 # --- what is drawn -----------------------------------------------------------------------------------------

@@ -43,18 +43,15 @@ class LinkChange(FaultSpec):
         hit = set(targets)
         return FaultParams(
             links={
-                device_name(group, number): self._changed(spec.link)
+                device_name(group, number): self._changed(spec.link, device_name(group, number))
                 for group, spec in devices.items()
                 for number in range(1, spec.count + 1)
                 if device_name(group, number) in hit
             }
         )
 
-    def _changed(self, before: LinkSpec) -> Link:
+    def _changed(self, before: LinkSpec, seed: str) -> Link:
         """A profile says everything; without one, what is not written stays as it was."""
-        from topology.links import resolve_link  # which reads this package: not before it is whole
+        from topology.links import overlay, resolve_link  # which reads this package: not before it is whole
 
-        given = {key: getattr(self.link, key) for key in self.link.model_fields_set}
-        own = {key: getattr(before, key) for key in before.model_fields_set}
-        changed = given if "profile" in given else own | given
-        return resolve_link(LinkSpec.model_construct(_fields_set=set(changed), **changed))
+        return resolve_link(self.link if self.link.profile else overlay(before, self.link), seed)

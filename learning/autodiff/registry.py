@@ -42,6 +42,7 @@ class Node:
     outputs: list[Tensor]
     grads: list[Tensor | None]
     wanted: list[bool]
+    mixed: tuple[Tensor, Tensor] | None = None  # o = y·v and do, if y has no other reader and o is narrower
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

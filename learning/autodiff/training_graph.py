@@ -101,6 +101,9 @@ def build_training_graph(
         training=training,
         inference=inference_graph(model, {v.name for v in chosen}, feed, dims),
         counts_correct=builder.counts_correct,
+        written_order=not any(
+            node.op_type in ("Conv", "ConvTranspose") for node in observed.model.graph.node
+        ),
         noise=tuple(NoiseSpec(name=n, shape=shape) for n, shape in rewritten.noise.items()),
     )
 

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from learning_gradcheck import check_numeric, error, gradients, model_of, run
+from learning_gradcheck import check_numeric, error, gradient_model, gradients, model_of, run
 from onnx import helper, numpy_helper
 
+from learning.artifact import TrainingArtifact
+from learning.autodiff import build_training_graph
 from learning.autodiff.gelu import merge_gelu
 from learning.autodiff.layout import batch_last
 from learning.autodiff.observe import observe
+from learning.models import build_model
 
 node = helper.make_node
 
@@ -162,3 +165,35 @@ def test_sums_of_gradients_that_are_negated_or_products():
         node("Sub", ["c", "t"], ["y"]),
     ]
     check_numeric(nodes, arrays, ["x", "w"], tolerance=1e-4)
+
+
+def attention(extra=()):
+    arrays = {"q": values(2, 5, 3), "k": values(2, 3, 5, seed=1), "v": values(2, 5, 2, seed=2)}
+    nodes = [node("MatMul", ["q", "k"], ["s"]), node("Softmax", ["s"], ["p"], axis=-1)]
+    nodes.append(node("MatMul", ["p", "v"], ["o"]))
+    return [*nodes, *(extra or [node("Identity", ["o"], ["y"])])], arrays
+
+
+def operators_of_gradient(nodes, arrays):
+    return [n.op_type for n in gradient_model(model_of(nodes, arrays), list(arrays), ["y"]).graph.node]
+
+
+def test_the_softmax_of_attention_sums_over_a_head_not_over_the_text():
+    nodes, arrays = attention()
+    check_numeric(nodes, arrays, list(arrays), tolerance=1e-4)
+    assert operators_of_gradient(nodes, arrays).count("Mul") == 2
+
+
+def test_a_softmax_that_is_read_twice_takes_the_general_form():
+    nodes, arrays = attention([node("ReduceSum", ["p"], ["t"]), node("Add", ["o", "t"], ["y"])])
+    check_numeric(nodes, arrays, list(arrays), tolerance=1e-4)
+    wide, arrays = attention()
+    arrays["v"] = values(2, 5, 7)
+    check_numeric(wide, arrays, list(arrays), tolerance=1e-4)
+
+
+def test_graphs_without_im2col_run_in_the_order_they_are_written():
+    for name, written in (("transformer", True), ("gru", True), ("cnn", False)):
+        loss = "next_token" if name == "transformer" else "softmax_cross_entropy"
+        artifact = build_training_graph(build_model(name), batch_size=2, loss=loss)
+        assert TrainingArtifact.from_bytes(artifact.to_bytes()).written_order is written

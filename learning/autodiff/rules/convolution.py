@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,17 +150,18 @@ def _pointwise(x: Tensor, dy: Tensor, g: Window) -> Tensor:
     return x.graph.reshape(x.graph.sum(product, [0]), [outputs, channels, *g.kernel])
 
 
-def _taps(x: Tensor, g: Window) -> list[Tensor]:
-    """For every kernel position the part of x it multiplies: x with its spatial axes cut to `out`."""
+def _taps(x: Tensor, g: Window) -> Iterator[Tensor]:
+    """For every kernel position the part of x it multiplies: x with its spatial axes cut to `out`.
+
+    One by one: nodes run in the order they are written, and no more of these copies should live than are used.
+    """
     lead = [0, 0]
     padded = x.graph.pad(x, [*lead, *g.before], [*lead, *g.after])
     axes = list(range(2, 2 + g.rank))
-    taps = []
     for position in itertools.product(*(range(k) for k in g.kernel)):
         starts = [p * d for p, d in zip(position, g.dilation, strict=True)]
         ends = [b + (o - 1) * s + 1 for b, o, s in zip(starts, g.out, g.stride, strict=True)]
-        taps.append(x.graph.slice(padded, starts, ends, axes, list(g.stride)))
-    return taps
+        yield x.graph.slice(padded, starts, ends, axes, list(g.stride))
 
 
 def _columns(x: Tensor, dy: Tensor, g: Window) -> Tensor:
@@ -171,16 +173,16 @@ def _columns(x: Tensor, dy: Tensor, g: Window) -> Tensor:
     turned = [1, 0, *range(2, 2 + g.rank)]
     right = graph.reshape(graph.transpose(dy, turned), [outputs, -1])
     taps = _taps(graph.transpose(x, turned), g)
-    blocks = -(-len(taps) * channels // COLUMNS_MAX)
-    each = -(-len(taps) // min(blocks, len(taps)))
+    count = math.prod(g.kernel)
+    blocks = -(-count * channels // COLUMNS_MAX)
+    each = -(-count // min(blocks, count))
     products = []
-    for start in range(0, len(taps), each):
-        block = taps[start : start + each]
+    while block := list(itertools.islice(taps, each)):
         stacked = block[0] if len(block) == 1 else graph.op("Concat", *block, axis=0)
         columns = graph.reshape(stacked, [len(block) * channels, -1])
         products.append(graph.op("Gemm", columns, right, transB=1))
     rows = products[0] if len(products) == 1 else graph.op("Concat", *products, axis=0)
-    moved = graph.transpose(graph.reshape(rows, [len(taps), channels, outputs]), [2, 1, 0])
+    moved = graph.transpose(graph.reshape(rows, [count, channels, outputs]), [2, 1, 0])
     return graph.reshape(moved, [outputs, channels, *g.kernel])
 
 
@@ -191,8 +193,7 @@ def _depthwise(x: Tensor, dy: Tensor, g: Window) -> Tensor:
     taps = _taps(x, g)
     each = max(1, STACK_BYTES_MAX // (4 * batch * channels * places))
     products = []
-    for start in range(0, len(taps), each):
-        block = taps[start : start + each]
+    while block := list(itertools.islice(taps, each)):
         stacked = block[0] if len(block) == 1 else graph.op("Concat", *block, axis=2)
         rows = graph.reshape(stacked, [batch, channels, len(block), places])
         products.append(graph.sum(graph.op("MatMul", rows, column), [0]))

@@ -271,8 +271,15 @@ def clip(n: Node) -> Gradients:
 
 @rule("Softmax")
 def softmax(n: Node) -> Gradients:
+    """y·(dy − Σ dy·y). In attention, o = y·v, the sum is Σ do·o: of rows as long as a head is wide, not as the text
+    is (FlashAttention's trick, Dao et al. 2022, arXiv:2205.14135, appendix B.2).
+    """
+    axis = int(n.attr("axis", -1))
+    if n.mixed is not None and axis % n.y.rank == n.y.rank - 1:
+        o, gradient = n.mixed
+        return n.y * (n.dy - n.graph.sum(gradient * o, [-1], keep=True))
     weighted = n.dy * n.y
-    return weighted - n.y * n.graph.sum(weighted, [int(n.attr("axis", -1))], keep=True)
+    return weighted - n.y * n.graph.sum(weighted, [axis], keep=True)
 
 
 @rule("LogSoftmax")

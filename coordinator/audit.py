@@ -255,7 +255,8 @@ class Audit:
 
 
 @contextmanager
-def _copied(journal: Path) -> Iterator[sqlite3.Connection]:
+def copied(journal: Path) -> Iterator[sqlite3.Connection]:
+    """A journal opened on a copy of it: nothing done to evidence."""
     with tempfile.TemporaryDirectory(prefix="edgerig-audit-") as folder:
         for suffix in ("", "-wal"):
             source = journal.with_name(journal.name + suffix)
@@ -282,7 +283,7 @@ def audit(root: str | Path) -> AuditResult:
     try:
         plan = load_plan(root / "plan.json")
         spec = merge_spec(plan, statistics_of(root / "model" / "artifact.bin"))
-        with _copied(journal) as db:
+        with copied(journal) as db:
             return _audit(root, Audit(db, plan.compression.downlink, spec))
     except (OSError, ValueError, sqlite3.DatabaseError) as error:
         return _unreadable(f"{type(error).__name__}: {error}")

@@ -22,6 +22,7 @@ from learning.models import MODELS, build_model
 from learning.session import INPUT_TYPES, StepSession
 
 MODEL_BYTES_MAX = 512 << 20  # a model file beyond this trains on no device this is for
+OPTIMIZER_VECTORS = {"sgd": 0, "momentum": 1, "adam": 2, "adamw": 2}  # state beside parameters and gradients
 BASE_MB = 76.0  # an agent with onnxruntime and a session, before any parameter (python -m benchmarks.memory)
 
 
@@ -65,11 +66,11 @@ class Inspection:
     def parameters(self) -> int:
         return sum(self.sizes[v.name] for v in self.verdicts if v.kind is not None)
 
-    def step_mb(self, momentum: bool = True) -> float:
-        """Estimated peak of an agent training this: parameters, gradients, state, received version,
+    def step_mb(self, optimizer: str = "momentum") -> float:
+        """Estimated peak of an agent training this: parameters, gradients, optimizer state, received version,
         activations.
         """
-        vectors = (3.5 if momentum else 2.5) * 4 * self.parameters
+        vectors = (2.5 + OPTIMIZER_VECTORS[optimizer]) * 4 * self.parameters
         return BASE_MB + (vectors + 2 * self.activation_bytes) / 1e6
 
 
@@ -94,7 +95,9 @@ def inspect(model: onnx.ModelProto, batch_size: int, dims: Mapping[str, int] | N
         shapes={name: array.shape for name, array in observed.weights.items()},
         flops=sum(_flops(n, observed.shapes) for n in nodes) // batch_size,
         activation_bytes=bytes_,
-        unsupported=sorted({n.op_type for n in nodes} - known),
+        unsupported=[
+            f"{n.op_type} (node {n.name or n.output[0]!r})" for n in nodes if n.op_type not in known
+        ],
         notes=_notes(model),
     )
 
@@ -208,6 +211,30 @@ def export(model: onnx.ModelProto, artifact: TrainingArtifact, flat: Flat) -> on
             "the model is not the one this artifact was prepared from: parameters are missing"
         )
     return result
+
+
+def require_fit(found: Inspection, memory_bytes: int, what: str, optimizer: str = "momentum") -> None:
+    """Raises AutodiffError if a step does not fit into that memory."""
+    need = found.step_mb(optimizer)
+    if need * 1e6 > memory_bytes:
+        raise AutodiffError(
+            f"{found.name}: a step in batches of {found.input_shape[0]} with {optimizer} takes about {need:.0f} MB, "
+            f"{what} has {memory_bytes / 1e6:.0f} MB: a smaller batch, frozen layers (trainable), or sgd without "
+            "momentum"
+        )
+
+
+def bindings(pairs: Sequence[str]) -> dict[str, int]:
+    """["length=32"] → {"length": 32}. Raises AutodiffError."""
+    bound = {}
+    for pair in pairs:
+        name, equals, size = pair.partition("=")
+        if not (name and equals and size.isdigit() and int(size) > 0):
+            raise AutodiffError(
+                f"--dim {pair!r}: a dimension's name and a size above 0, as in --dim length=32"
+            )
+        bound[name] = int(size)
+    return bound
 
 
 def patterns(text: str | None) -> Sequence[str] | None:

@@ -21,6 +21,15 @@ from learning.autodiff.errors import AutodiffError
 from learning.autodiff.graph import Array, Shape
 
 CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
+QUANTIZED = {
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "QLinearConv",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+}
 RANDOM = {
     "RandomNormal",
     "RandomNormalLike",
@@ -70,6 +79,11 @@ def check_model(model: onnx.ModelProto) -> None:
             raise AutodiffError(
                 f"node {node.name or node.output[0]!r} is control flow ({node.op_type}): "
                 "export the model with static control flow (trace it, unroll its loops)"
+            )
+        if node.op_type in QUANTIZED:
+            raise AutodiffError(
+                f"node {node.name or node.output[0]!r} computes with integers ({node.op_type}): a quantized model "
+                "cannot be trained; export the float model it was made from"
             )
     if not model.graph.output:
         raise AutodiffError("the model has no output")
@@ -123,7 +137,7 @@ def bind(model: onnx.ModelProto, batch_size: int, dims: Mapping[str, int] | None
             if name not in (dims or {}):
                 raise AutodiffError(
                     f"dimension {name or axis!r} of input {value.name!r} is dynamic: bind it "
-                    f"(dims: {name or axis}=...)"
+                    f"(dims: {name or axis}=..., or --dim {name or axis}=N)"
                 )
             dim.dim_value = dict(dims or {})[name]
     del bound.graph.value_info[:]

@@ -123,7 +123,8 @@ def select(verdicts: Iterable[Verdict], patterns: Sequence[str] | None) -> list[
     weights = [v for v in verdicts if v.kind is not None]
     if not weights:
         raise AutodiffError(
-            "the model has no trainable parameter: every initializer is a constant or an integer"
+            "the model has no trainable parameter: every initializer is a constant or an integer. Export it with "
+            "float weights as initializers; `edgerig model inspect` says of each why it is none"
         )
     if patterns is None:
         return weights

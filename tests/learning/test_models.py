@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -142,6 +143,57 @@ def test_the_commands(tmp_path):
     assert run(app, ["inspect", "cnn", "--memory-mb", "50"]).exit_code == 2
     assert run(app, ["prepare", "nothing"]).exit_code == 2
     assert run(app, ["prepare", "mlp", "--loss", "l1", "-o", str(out)]).exit_code == 2
+
+
+def test_the_commands_speak_json(tmp_path):
+    run, out = CliRunner().invoke, tmp_path / "m.artifact"
+    done = run(app, ["prepare", "mlp", "-o", str(out), "--optimizer", "adam", "--format", "json"])
+    made = json.loads(done.output)
+    assert (made["parameters"], made["bytes"]) == (199_210, out.stat().st_size)
+    looked = json.loads(run(app, ["inspect", "cnn", "--format", "json"]).output)
+    assert looked["parameters"] == 1_663_370
+    assert {t["name"]: t["trainable"] for t in looked["tensors"]}["conv1.weight"] is True
+    plain = json.loads(run(app, ["inspect", "cnn", "--optimizer", "sgd", "--format", "json"]).output)
+    assert looked["step_mb"] - plain["step_mb"] == pytest.approx(4 * 1_663_370 / 1e6, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["prepare", "cnn", "--batch-size", "4096", "--profile", "raspberry-pi-zero-2w"], "smaller batch"),
+        (["inspect", "cnn", "--profile", "raspberry-pi-9"], "raspberry-pi-zero-2w"),
+        (["inspect", "cnn", "--optimizer", "lion"], "adamw"),
+        (["prepare", "mlp", "--dim", "length"], "--dim length=32"),
+        (["prepare", "mlp", "--input", "int7"], "float32"),
+        (["prepare", "mlp", "--batch-norm", "on"], "frozen or train"),
+        (["export", "mlp", "--parameters", "p.npy"], "together"),
+    ],
+)
+def test_what_the_commands_refuse(arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert said in done.output
+    assert not list(tmp_path.iterdir()), "nothing is written by a command that refuses"
+
+
+def test_a_dynamic_dimension_is_bound_by_name(tmp_path):
+    model = build_model("gru")
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "steps"
+    path = tmp_path / "gru.onnx"
+    onnx.save(model, str(path))
+    run = CliRunner().invoke
+    refused = run(app, ["inspect", str(path)])
+    assert refused.exit_code == 2
+    assert "--dim steps=N" in refused.output
+    done = run(app, ["inspect", str(path), "--dim", "steps=16", "--format", "json"])
+    assert json.loads(done.output)["input"] == [16, 16, 6]
+
+
+def test_every_command_has_an_example():
+    for command in ("prepare", "inspect", "check", "export"):
+        done = CliRunner().invoke(app, [command, "--help"])
+        assert f"edgerig model {command}" in done.output
 
 
 def test_devices_never_import_onnx():

@@ -202,3 +202,84 @@ def test_every_pattern_of_ties_in_a_window():
     pool = node("MaxPool", ["x"], ["y"], kernel_shape=[2, 2], strides=[2, 2])
     (dx,) = gradients([pool], {"x": x}, ["x"], {"y": dy})
     np.testing.assert_array_equal(dx, first_maximum(x, dy))
+
+
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [(2, 3), (4, 5)])
+def test_conv_transpose_with_auto_pad(auto_pad, stride, kernel):
+    arrays = {"x": values(2, 2, 4, 5), "w": values(2, 3, *kernel, seed=1)}
+    conv = node("ConvTranspose", ["x", "w"], ["y"], auto_pad=auto_pad, strides=[stride, stride])
+    check_adjoint([conv], arrays, ["x", "w"])
+
+
+@pytest.mark.parametrize("auto_pad", ["NOTSET", "SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("shape", [[8, 9], [7, 11]])
+def test_conv_transpose_with_output_shape(auto_pad, shape):
+    arrays = {"x": values(2, 2, 4, 5), "w": values(2, 3, 3, 4, seed=1)}
+    conv = node("ConvTranspose", ["x", "w"], ["y"], auto_pad=auto_pad, strides=[2, 2], output_shape=shape)
+    check_adjoint([conv], arrays, ["x", "w"])
+
+
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
+def test_pools_with_auto_pad(op, auto_pad):
+    x = np.random.default_rng(3).permutation(2 * 2 * 6 * 7).reshape(2, 2, 6, 7) / 7.0
+    pool = node(op, ["x"], ["y"], kernel_shape=[3, 2], strides=[2, 2], auto_pad=auto_pad)
+    # A maximum is linear while nobody overtakes anybody, so the identity holds for both.
+    check_adjoint([pool], {"x": x.astype(np.float32)}, ["x"])
+
+
+@pytest.mark.parametrize("size", [(6, 7), (5, 5), (9,)])
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_max_pool_with_ceil_mode(size, kernel):
+    """Windows that hang over the edge; the cells are in the order of their values, so no difference can be tied."""
+    x = (
+        np.random.default_rng(4)
+        .permutation(2 * 2 * int(np.prod(size)))
+        .reshape(2, 2, *size)
+        .astype(np.float32)
+    )
+    pool = node(
+        "MaxPool", ["x"], ["y"], kernel_shape=[kernel] * len(size), strides=[2] * len(size), ceil_mode=1
+    )
+    (y,) = run(model_of([pool], {"x": x}), {"x": x})
+    dy = values(*y.shape)
+    (dx,) = gradients([pool], {"x": x}, ["x"], {"y": dy})
+    want = np.zeros_like(x)
+    for at in np.ndindex(*y.shape):
+        place = tuple(slice(2 * i, 2 * i + kernel) for i in at[2:])
+        window = x[at[:2]][place]
+        first = np.unravel_index(int(np.argmax(window)), window.shape)
+        want[at[:2]][tuple(p.start + f for p, f in zip(place, first, strict=True))] += dy[at]
+    np.testing.assert_allclose(dx, want, rtol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    kernel=st.integers(2, 3), stride=st.integers(1, 3), pad=st.integers(0, 1), size=st.integers(4, 7),
+    levels=st.integers(1, 3), rank=st.integers(1, 2),
+)  # fmt: skip
+def test_ties_of_any_window_go_to_the_first_maximum(kernel, stride, pad, size, levels, rank):
+    """Constant regions, as an image's background: PyTorch's choice is the first cell in row-major order."""
+    x = np.random.default_rng(5).integers(0, levels, (2, 2, *[size] * rank)).astype(np.float32)
+    pool = node(
+        "MaxPool",
+        ["x"],
+        ["y"],
+        kernel_shape=[kernel] * rank,
+        strides=[stride] * rank,
+        pads=[pad] * (2 * rank),
+    )
+    (y,) = run(model_of([pool], {"x": x}), {"x": x})
+    dy = values(*y.shape)
+    (dx,) = gradients([pool], {"x": x}, ["x"], {"y": dy})
+    padded = np.pad(x, [(0, 0), (0, 0), *[(pad, pad + kernel)] * rank], constant_values=-np.inf)
+    want = np.zeros_like(padded)
+    for at in np.ndindex(*y.shape):
+        place = tuple(slice(stride * i, stride * i + kernel) for i in at[2:])
+        window = padded[at[:2]][place]
+        first = np.unravel_index(int(np.argmax(window)), window.shape)
+        want[at[:2]][tuple(p.start + f for p, f in zip(place, first, strict=True))] += dy[at]
+    inner = (slice(None), slice(None), *[slice(pad, pad + size)] * rank)
+    np.testing.assert_allclose(dx, want[inner], rtol=1e-5, atol=1e-6)

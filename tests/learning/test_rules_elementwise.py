@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from learning_gradcheck import check_numeric, gradients
 from onnx import helper
 
+from learning.autodiff import AutodiffError
+
 node = helper.make_node
 
 
@@ -194,6 +196,10 @@ EINSUMS = [
     ("i,j->ij", (3,), (2,)),
     ("ij,ij->i", (2, 3), (2, 3)),
     ("ijk,k->ij", (2, 3, 4), (4,)),
+    ("...ij,...jk->...ik", (2, 3, 2), (2, 2, 3)),
+    ("b...d,do->b...o", (2, 3, 2, 2), (2, 3)),
+    ("bhqd,bhkd->bqk", (2, 2, 3, 2), (2, 2, 4, 2)),
+    ("ij,kl->jl", (2, 3), (2, 2)),
 ]
 
 
@@ -201,6 +207,21 @@ EINSUMS = [
 def test_einsum(equation, left, right):
     arrays = {"a": away(left), "b": away(right, 1)}
     check_numeric([node("Einsum", ["a", "b"], ["y"], equation=equation)], arrays, ["a", "b"])
+
+
+def test_einsum_of_three_operands():
+    arrays = {"a": away((2, 3)), "b": away((3, 2), 1), "c": away((2, 4), 2)}
+    check_numeric([node("Einsum", ["a", "b", "c"], ["y"], equation="ij,jk,kl->il")], arrays, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("equation", "left", "right", "reason"),
+    [("ii,ij->ij", (3, 3), (3, 3), "an index twice"), ("ij,ij->ij", (1, 3), (2, 3), "broadcasts an axis")],
+)
+def test_einsum_forms_without_a_rule_are_named(equation, left, right, reason):
+    arrays = {"a": away(left), "b": away(right, 1)}
+    with pytest.raises(AutodiffError, match=f"Einsum.*mixed.*{reason}"):
+        check_numeric([node("Einsum", ["a", "b"], ["y"], equation=equation, name="mixed")], arrays, ["b"])
 
 
 def test_einsum_that_sums_an_index_away():

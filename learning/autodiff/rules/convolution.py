@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from learning.autodiff.errors import AutodiffError
@@ -88,19 +88,35 @@ def conv(n: Node) -> Gradients:
     ]
 
 
-@rule("ConvTranspose", notes="1-D and 2-D; the mirror image of Conv")
+@rule("ConvTranspose", notes="1-D and 2-D; all of Conv, output_padding, output_shape")
 def conv_transpose(n: Node) -> Gradients:
     x, w = n.input(0), n.input(1)
-    if n.attr("auto_pad", "NOTSET") not in ("NOTSET", "VALID") or n.attr("output_shape"):
-        raise AutodiffError(
-            f"ConvTranspose (node {n.proto.name!r}): give explicit pads, not auto_pad or output_shape"
-        )
-    geometry = window(n, n.y.dims[2:], w.dims[2:], x.dims[2:])
+    geometry = mirrored(n, w)
     return [
         n.graph.op("Conv", n.dy, w, group=geometry.groups, **geometry.attributes()) if n.wants(0) else None,
         weight_gradient(n.dy, x, geometry) if n.wants(1) else None,
         n.graph.sum(n.dy, [0, *range(2, x.rank)]) if n.wants(2) else None,
     ]
+
+
+def mirrored(n: Node, w: Tensor) -> Window:
+    """The convolution that a ConvTranspose mirrors. `auto_pad` and `output_shape` say what it gives, and the pads
+    follow: s·(i − 1) + output_padding + extent − o in all, the odd one at the end for SAME_UPPER.
+    """
+    g = window(n, n.y.dims[2:], w.dims[2:], n.x.dims[2:])
+    auto = n.attr("auto_pad", "NOTSET")
+    if auto in ("NOTSET", "VALID") and not n.attr("output_shape"):
+        return g
+    rest = n.attr("output_padding") or [0] * g.rank
+    before, after = [], []
+    for axis in range(g.rank):
+        total = max(0, g.stride[axis] * (g.out[axis] - 1) + rest[axis] + g.extent[axis] - g.size[axis])
+        small, large = total // 2, total - total // 2
+        # onnxruntime's choice, checked by the adjoint test: SAME_UPPER has the larger half at the end.
+        first, last = (small, large) if auto == "SAME_UPPER" else (large, small)
+        before.append(first)
+        after.append(last)
+    return replace(g, before=tuple(before), after=tuple(after))
 
 
 # --- dx

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import string
+
+from learning.autodiff.errors import AutodiffError
 from learning.autodiff.graph import Tensor
 from learning.autodiff.registry import Gradients, Node, Product, rule
 
@@ -97,19 +100,44 @@ def _terms(equation: str) -> tuple[list[str], str]:
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     if not arrow:
-        letters = "".join(terms)
+        letters = "".join(terms).replace(".", "")
         right = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
     return terms, right
 
 
-@rule("Einsum", notes="products without repeated indices inside one operand and without ellipsis")
+def _spelled_out(n: Node, terms: list[str], result: str) -> tuple[list[str], str]:
+    """`...` as letters nobody uses yet, counted from the right as numpy does."""
+    if "..." not in "".join(terms) + result:
+        return terms, result
+    free = [c for c in string.ascii_letters if c not in "".join(terms) + result]
+    widths = [n.input(i).rank - len(term.replace("...", "")) for i, term in enumerate(terms) if "..." in term]
+    dots = free[: max(widths)]
+    spelled = []
+    for index, term in enumerate(terms):
+        width = n.input(index).rank - len(term.replace("...", ""))
+        spelled.append(term.replace("...", "".join(dots[len(dots) - width :])))
+    if "..." not in result and "->" not in str(n.attr("equation")):
+        result = "..." + result
+    return spelled, result.replace("...", "".join(dots))
+
+
+@rule("Einsum", notes="any product, `...` included; no index twice in one operand")
 def einsum(n: Node) -> Gradients:
     """The gradient of an operand is the einsum of dy with the others, its missing indices broadcast."""
-    terms, result = _terms(str(n.attr("equation")))
-    if any("." in term or len(set(term)) != len(term) for term in [*terms, result]):
-        from learning.autodiff.errors import AutodiffError
-
-        raise AutodiffError(f"Einsum {n.attr('equation')!r}: ellipsis and diagonals have no gradient rule")
+    terms, result = _spelled_out(n, *_terms(str(n.attr("equation"))))
+    if any(len(set(term)) != len(term) for term in [*terms, result]):
+        raise AutodiffError(
+            f"Einsum (node {n.proto.name!r}) {n.attr('equation')!r}: an index twice in one operand (a diagonal) has "
+            "no gradient rule"
+        )
+    sizes: dict[str, set[int]] = {}
+    for index, term in enumerate(terms):
+        for letter, size in zip(term, n.input(index).dims, strict=True):
+            sizes.setdefault(letter, set()).add(size)
+    if any(len(found) > 1 for found in sizes.values()):
+        raise AutodiffError(
+            f"Einsum (node {n.proto.name!r}) {n.attr('equation')!r} broadcasts an axis of size 1: expand it first"
+        )
     grads: list[Tensor | None] = []
     for index, term in enumerate(terms):
         if not n.wants(index):

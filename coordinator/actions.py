@@ -133,6 +133,7 @@ class SendTask(Action, frozen=True, kw_only=True):
     version: int
     seed: int
     deadline_s: float
+    uplink: m.UplinkSpec
 
 
 class SendGrant(Action, frozen=True, kw_only=True):

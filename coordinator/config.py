@@ -6,8 +6,8 @@ import msgspec
 from msgspec import Struct, field
 
 from learning.schedules import Schedule
-from topology.plan import DevicePlan, Plan, PolicyPlan, SchedulePlan, TrainingPlan
-from wire.messages import TrainSpec, UplinkSpec
+from topology.plan import DevicePlan, Plan, PolicyPlan, SchedulePlan, TrainingPlan, UplinkPlan
+from wire.messages import TrainSpec
 
 # Below this header, topic and PUBACK cost more than a fifth; 2,000 would be all that a 2G link may have in flight.
 CHUNK_BYTES_MIN = 1_000
@@ -45,7 +45,7 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True):
     samples_max: int  # what one device's shard holds: a claim above it counts as this
     parameters: int
     train: TrainSpec  # of a task without a schedule; `train_for` gives a task's own
-    uplink: UplinkSpec
+    uplink: UplinkPlan
     policy: PolicyPlan
     schedule: SchedulePlan = field(default_factory=SchedulePlan)
     stop_at_accuracy: float | None = None
@@ -125,7 +125,6 @@ def from_plan(plan: Plan, parameters: int, samples_max: int | None = None) -> Co
     """`parameters`: the size of the flat model vector, known from the artifact. `samples_max`: of the largest shard,
     known from the table of the data; by default what the plan says.
     """
-    uplink = plan.compression.uplink
     return CoordinatorConfig(
         run=plan.run,
         seed=plan.seed,
@@ -135,7 +134,7 @@ def from_plan(plan: Plan, parameters: int, samples_max: int | None = None) -> Co
         parameters=parameters,
         train=train_spec(plan.training),
         schedule=plan.training.schedule,
-        uplink=UplinkSpec(top_k=uplink.top_k, quantize=uplink.quantize, entropy=uplink.entropy),
+        uplink=plan.compression.uplink,
         policy=plan.policy,
         stop_at_accuracy=plan.training.stop_at_accuracy,
         start_timeout_s=plan.start_timeout_s,

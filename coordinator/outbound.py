@@ -57,7 +57,7 @@ class Outbound:
             model=ref,
             graph=self._live.graph.ref,
             train=self._config.train_for(action.round, action.version),
-            uplink=self._config.uplink,
+            uplink=action.uplink,
             seed=action.seed,
             deadline_s=action.deadline_s,
         )

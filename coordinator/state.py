@@ -50,7 +50,7 @@ from enum import StrEnum
 
 from coordinator.config import SETTLED_KEPT_PER_AGENT, STORY_LINES
 from coordinator.policies.deadlines import Timings
-from wire.messages import OutcomeKind, Power, Report
+from wire.messages import OutcomeKind, Power, Report, UplinkSpec
 
 
 class TaskState(StrEnum):
@@ -117,6 +117,7 @@ class Task:
     deadline_s: float = 0.0  # of which it is made, anew after a restart
     expires: float = float("inf")  # it ends by itself; a task that does not outlive its round has no need to
     opened: float | None = None  # None: in another life of ours, whose clock is gone
+    uplink: UplinkSpec | None = None  # None after a restart: chosen anew when it is sent again
     state: TaskState = S.OPEN
     since: float = 0.0  # when it entered its state
     phase: str = "sent"  # what the agent last said it does

@@ -48,6 +48,7 @@ class Encode(Action, frozen=True, kw_only=True):
     """Compress what was trained, residual included; write payload and next residual, change nothing that counts."""
 
     task: str
+    version: int
     uplink: m.UplinkSpec
     fetch_s: float
     fetch_bytes: int

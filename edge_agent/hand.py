@@ -11,6 +11,7 @@ from edge_agent.paths import Wanted
 from edge_agent.state import Ended, Hand, Item, Phase
 from edge_agent.turn import Turn
 from wire import messages as m
+from wire.codecs import CodecError, make_chain
 
 P = Phase
 WORKING = {P.FETCHING: "fetching", P.TRAINING: "training", P.ENCODING: "encoding", P.SPOOLING: "encoding"}
@@ -97,6 +98,10 @@ def _problem(turn: Turn, order: m.Task) -> tuple[str, str] | None:
             f"cannot train with lr {train.lr}, momentum {train.momentum}, decay {train.weight_decay}, betas "
             f"{train.beta1} and {train.beta2}, epsilon {train.epsilon}, clip {train.clip_norm}, mu {train.prox_mu}",
         )
+    try:
+        make_chain(order.uplink.chain, feedback=order.uplink.feedback.kind != "off")
+    except CodecError as error:
+        return "compression", f"cannot compress as asked: {error.detail}"
     held = len(turn.state.items) + (turn.state.hand is not None and turn.state.hand.residual_busy)
     if held >= limits.pending_max:
         return "pending", f"{limits.pending_max} updates still wait for their outcome"
@@ -235,6 +240,7 @@ def trained(turn: Turn, event: e.Trained) -> None:
     turn.emit(
         a.Encode(
             task=hand.task,
+            version=hand.order.model.version,
             uplink=hand.order.uplink,
             fetch_s=hand.fetch_s,
             fetch_bytes=hand.fetch_bytes,
@@ -254,6 +260,7 @@ def encoded(turn: Turn, event: e.Encoded) -> None:
         bytes=event.bytes,
         raw_bytes=event.report.raw_bytes,
         residual_norm=event.report.residual_norm,
+        residual_share=event.report.residual_share,
     )
     turn.state.go(hand, P.SPOOLING, turn.now, f"{event.bytes} bytes")
     turn.emit(a.Commit(task=hand.task, sha256=event.sha256))

@@ -19,12 +19,13 @@ import numpy as np
 
 from edge_agent import actions as a
 from edge_agent import events as e
-from edge_agent.ledger import DiskBroken, SpoolError
+from edge_agent.layout import Layout, layout_of
+from edge_agent.ledger import Carried, DiskBroken, SpoolError
 from edge_agent.memory import give_back
 from edge_agent.spool import Spoil, Spool
 from wire import messages as m
-from wire.codecs import make_chain, rounding_seed, uplink_spec
 from wire.codecs import model as versions
+from wire.codecs import rounding_seed
 from wire.codecs.errors import CodecError
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ class Jobs:
             raise WorkError("nothing was trained for it")
         result, self._result = self._result[1], None
 
-        def report(residual_norm: float) -> m.Report:
+        def report(carried: Carried) -> m.Report:
             return m.Report(
                 samples=result.samples,
                 steps=result.steps,
@@ -201,20 +202,33 @@ class Jobs:
                 fetch_s=job.fetch_s,
                 fetch_bytes=job.fetch_bytes,
                 peak_rss_bytes=int(result.peak_rss_mb * 1e6),
-                residual_norm=residual_norm,
+                residual_norm=carried.residual_norm,
                 raw_bytes=result.delta.size * 4,
+                residual_share=carried.residual_share,
             )
 
-        chain = make_chain(uplink_spec(job.uplink.top_k, job.uplink.quantize, job.uplink.entropy))
-        delta = np.ascontiguousarray(result.delta, np.float32)
-        seed = rounding_seed(self._run, self._agent, job.task)
-        prepared = self._spool.prepare(job.task, delta, chain, seed, report, self._spoil)
+        prepared = self._spool.prepare(
+            job.task,
+            np.ascontiguousarray(result.delta, np.float32),
+            job.uplink,
+            seed=rounding_seed(self._run, self._agent, job.task),
+            version=job.version,
+            layout=self.layout(bypass=job.uplink.bypass),
+            report=report,
+            spoil=self._spoil,
+        )
         return e.Encoded(
             task=job.task,
             sha256=prepared.item.sha256,
             bytes=prepared.item.bytes,
             report=prepared.item.report,
         )
+
+    def layout(self, *, bypass: bool) -> Layout:
+        """Of the graph held. Simulations put their own in its place."""
+        from learning.artifact import TrainingArtifact
+
+        return layout_of(TrainingArtifact.from_bytes(self._spool.graph()), bypass=bypass)
 
 
 def warm_up() -> None:

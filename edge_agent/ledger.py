@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -30,6 +30,7 @@ class KeptItem(Struct, frozen=True, kw_only=True):
     n: int
     report: Report
     acked: bool = False
+    feedback: bool = True  # what is given back goes to the residual; without error feedback it is lost
 
 
 class Residual(Struct, frozen=True, kw_only=True):
@@ -37,6 +38,7 @@ class Residual(Struct, frozen=True, kw_only=True):
     n: int
     crc32: int
     norm: float
+    version: int = 0  # of the model that it was left over from
 
 
 class HeldModel(Struct, frozen=True, kw_only=True):
@@ -58,20 +60,36 @@ class Ledger(Struct, frozen=True, kw_only=True):
     generation: int = 0  # of the last file that was named
     items: tuple[KeptItem, ...] = ()
     residual: Residual | None = None
+    velocity: Residual | None = None  # of deep gradient compression
     model: HeldModel | None = None
     graph: HeldGraph | None = None
 
 
-class Prepared(Struct, frozen=True, kw_only=True):
+class Prepared(Struct, frozen=True):
     """An encoded update whose files are written and named by no ledger yet."""
 
     item: KeptItem
-    residual: Residual
+    residual: Residual | None = None
+    velocity: Residual | None = None
+
+
+class Carried(NamedTuple):
+    """What error feedback carried over an update: the norm of what it leaves, the share of the old that came in."""
+
+    residual_norm: float
+    residual_share: float
+
+
+def prepared_files(prepared: Prepared) -> Iterator[str]:
+    yield prepared.item.file
+    for vector in (prepared.residual, prepared.velocity):
+        if vector is not None:
+            yield vector.file
 
 
 def files(ledger: Ledger) -> Iterator[str]:
     yield from (item.file for item in ledger.items)
-    for held in (ledger.residual, ledger.model, ledger.graph):
+    for held in (ledger.residual, ledger.velocity, ledger.model, ledger.graph):
         if held is not None:
             yield held.file
 

@@ -7,12 +7,14 @@ is in the residual or in a payload, never in both and never in neither.
 
     ledger              msgpack: the run, the items, the names of the files below
     residual-<g>.f32    little-endian float32[n]
+    velocity-<g>.f32    the same: the momentum of deep gradient compression, where it is asked for
     update-<g>.bin      payload of an update, kept until its outcome: decoding it gives back what was sent
     model-<g>.bin       bit patterns of the version held
     graph-<g>.bin       the training artifact
 
-Disk use is bounded: four payloads, and two each of residual, model and graph while one replaces the other. Memory:
-the residual is read and written in blocks; only encoding holds one float32 vector, the caller's own.
+Disk use is bounded: four payloads, and two each of residual, velocity, model and graph while one replaces the other.
+Memory: residuals are read and written in blocks; only encoding holds one float32 vector, the caller's own, and
+deep gradient compression a second one.
 """
 
 from __future__ import annotations
@@ -20,16 +22,19 @@ from __future__ import annotations
 import hashlib
 import threading
 import zlib
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.disk import BLOCK_BYTES, Disk
+from edge_agent import vectors
+from edge_agent.disk import Disk
+from edge_agent.layout import Layout
 from edge_agent.ledger import (
     LEDGER_SCHEMA,
+    Carried,
     DiskBroken,
     HeldGraph,
     HeldModel,
@@ -40,24 +45,26 @@ from edge_agent.ledger import (
     SpoolError,
     files,
     generation,
+    prepared_files,
     restore_item,
 )
 from edge_agent.limits import PENDING_MAX, Limits
 from edge_agent.state import Restored
+from edge_agent.vectors import Vectors, bytes_of, share_of
 from wire.codecs.arrays import require_finite
-from wire.codecs.chain import Chain
+from wire.codecs.chain import Chain, make_chain
 from wire.codecs.decode import decode
 from wire.codecs.decoded import Decoded
 from wire.codecs.errors import CodecError
 from wire.codecs.feedback import MAGNITUDE_MAX
 from wire.codecs.model import WIDTHS
-from wire.messages import Report
+from wire.messages import Report, UplinkSpec
 
 LEDGER = "ledger"
 LEDGER_BYTES_MAX = 1 << 20  # four items with their reports are 3 kB
-KINDS = ("residual-", "update-", "model-", "graph-")
+KINDS = (*vectors.KINDS, "update-", "model-", "graph-")
 LIMITS = Limits()
-FLOATS = BLOCK_BYTES // 4
+NO_LAYOUT = Layout()
 
 Float32 = NDArray[np.float32]
 
@@ -72,8 +79,10 @@ class Spool:
         self._disk = disk
         self._lock = threading.RLock()
         self._prepared: dict[str, Prepared] = {}
+        self._vectors = Vectors(disk, self._name)
         self.problems: list[str] = []  # what was found damaged at the start, for the log
         self._ledger = self._open(run)
+        self._inherited = True  # until an update of this life is committed
         self._generation = max([self._ledger.generation, *map(generation, disk.names())])
         self._sweep()
 
@@ -102,7 +111,12 @@ class Spool:
             graph = None
         if residual is not None and not self._residual_matches(residual):
             residual = None
-        return msgspec.structs.replace(ledger, items=items, model=model, graph=graph, residual=residual)
+        velocity = ledger.velocity
+        if velocity is not None and not self._residual_matches(velocity):
+            velocity = None
+        return msgspec.structs.replace(
+            ledger, items=items, model=model, graph=graph, residual=residual, velocity=velocity
+        )
 
     def _matches(self, name: str, sha256: str, what: str) -> bool:
         digest = hashlib.sha256()
@@ -164,7 +178,7 @@ class Spool:
         with self._lock:
             name = self._name("model-")
             model = HeldModel(file=name, version=version, sha256=sha256, n=patterns.size, dtype=dtype)
-            self._write(name, iter([_bytes_of(patterns)]))
+            self._write(name, iter([bytes_of(patterns)]))
             self._replace(msgspec.structs.replace(self._ledger, model=model))
 
     def hold_graph(self, sha256: str, content: bytes) -> None:
@@ -187,41 +201,67 @@ class Spool:
         self,
         task: str,
         delta: Float32,
-        chain: Chain,
+        uplink: UplinkSpec,
+        *,
         seed: int,
-        report: Callable[[float], Report],
+        version: int,
+        layout: Layout = NO_LAYOUT,
+        report: Callable[[Carried], Report],
         spoil: Spoil | None = None,
     ) -> Prepared:
         """Encode delta + residual and write the files; nothing counts before `commit`.
 
-        `delta` is used up: afterwards it holds the next residual. `report` is made from that one's norm. `spoil` is of
-        a device that does wrong on purpose (edge_agent.misbehaviour). Raises SpoolError, and CodecError for a delta
-        that is not finite.
+        `delta` is used up: afterwards it holds the next residual. `version` is what it is relative to; `report` is
+        made from what came in and what is left. `spoil` is of a device that does wrong on purpose
+        (edge_agent.misbehaviour). Raises SpoolError, and CodecError for a delta that is not finite or a chain that
+        cannot be.
         """
+        feedback, chain = uplink.feedback, make_chain(uplink.chain, feedback=uplink.feedback.kind != "off")
         require_finite(delta, MAGNITUDE_MAX)
-        self._add_residual(delta)
-        payload = chain.encode(delta, seed=seed)
+        ledger, disk = self._ledger, self._vectors
+        share = share_of(ledger.residual, feedback, version, inherited=self._inherited)
+        velocity = None
+        if feedback.kind == "dgc":
+            # u = m u + delta is what goes into the residual, and a copy of it makes the next u.
+            disk.add(ledger.velocity, delta, feedback.momentum * share)
+            velocity = delta.copy()
+        disk.add(ledger.residual, delta, share, layout.exact)
+        payload = chain.encode(
+            delta, seed=seed, layers=layout.layers, bypass=layout.bypass, exact=layout.exact
+        )
         sent = decode(payload, n=delta.size)
-        sent.take_out_of(delta)
         if spoil is not None:
             payload = spoil(payload, delta.size, chain, seed)
-        with self._lock:
-            self.discard(task)
-            update, rest = self._name("update-"), self._name("residual-")
+        if feedback.kind == "off":
+            return self._written(task, payload, delta.size, report(Carried(0.0, 0.0)), [])
+        sent.take_out_of(delta)
         norm = Decoded(delta.size, None, delta).norm()
+        written = [disk.write("residual-", delta.size, iter([delta]), norm, version)]
+        if velocity is not None:
+            velocity[slice(None) if sent.positions is None else sent.positions] = 0
+            written.append(disk.write("velocity-", delta.size, iter([velocity]), 0.0, version))
+        return self._written(task, payload, delta.size, report(Carried(norm, share)), written)
+
+    def _written(
+        self, task: str, payload: bytes, n: int, report: Report, written: Sequence[Residual]
+    ) -> Prepared:
+        """The payload's file too; if it cannot be written, none of them is left."""
         item = KeptItem(
             task=task,
             sha256=hashlib.sha256(payload).hexdigest(),
             bytes=len(payload),
-            file=update,
-            n=delta.size,
-            report=report(norm),
+            file=self._name("update-"),
+            n=n,
+            report=report,
+            feedback=bool(written),
         )
-        prepared = Prepared(item=item, residual=self._write_residual(rest, delta.size, iter([delta]), norm))
+        prepared = Prepared(item, *written)
+        with self._lock:
+            self.discard(task)
         try:
-            self._write(update, iter([payload]))
+            self._write(item.file, iter([payload]))
         except SpoolError:
-            self._disk.remove(rest)
+            self._remove(set(prepared_files(prepared)))
             raise
         self._prepared[task] = prepared
         return prepared
@@ -233,16 +273,20 @@ class Spool:
             if len(ledger.items) >= PENDING_MAX:
                 raise SpoolError(f"{PENDING_MAX} updates wait for their outcome already")
             items = (*ledger.items, prepared.item)
-            self._replace(msgspec.structs.replace(ledger, items=items, residual=prepared.residual))
+            self._replace(
+                msgspec.structs.replace(
+                    ledger, items=items, residual=prepared.residual, velocity=prepared.velocity
+                )
+            )
             del self._prepared[task]
+            self._inherited = False
 
     def discard(self, task: str) -> None:
         """Forget a prepared update; the residual is what it was before."""
         with self._lock:
             prepared = self._prepared.pop(task, None)
             if prepared is not None:
-                self._disk.remove(prepared.item.file)
-                self._disk.remove(prepared.residual.file)
+                self._remove(set(prepared_files(prepared)))
 
     def payload(self, task: str) -> bytes:
         kept = self._item(task)
@@ -265,7 +309,7 @@ class Spool:
         """Forget an update, its content added back to the residual or not. Returns the residual's norm."""
         with self._lock:
             kept, ledger = self._item(task), self._ledger
-            residual = self._given_back(kept) if give_back else ledger.residual
+            residual = self._given_back(kept) if give_back and kept.feedback else ledger.residual
             items = tuple(item for item in ledger.items if item is not kept)
             self._replace(msgspec.structs.replace(ledger, items=items, residual=residual))
             return residual.norm if residual else 0.0
@@ -273,7 +317,7 @@ class Spool:
     def residual(self, n: int) -> Float32:
         """A copy of the residual, zeros if there is none. For checks; the agent itself reads it in blocks."""
         whole = np.zeros(n, np.float32)
-        self._add_residual(whole)
+        self._vectors.add(self._ledger.residual, whole, 1.0)
         return whole
 
     # --- parts -----------------------------------------------------------------------------------------------
@@ -292,56 +336,12 @@ class Spool:
             sent = decode(self.payload(kept.task), n=kept.n)
         except CodecError as error:
             raise SpoolError(f"the kept update of {kept.task} is damaged: {error}") from error
-        squares = 0.0
-
-        def parts() -> Iterator[Float32]:
-            nonlocal squares
-            for start, block in self._residual_blocks(old, kept.n):
-                _add_part(sent, block, start)
-                squares += float(np.dot(block.astype(np.float64), block))
-                yield block
-
-        written = self._write_residual(self._name("residual-"), kept.n, parts(), 0.0)
-        return msgspec.structs.replace(written, norm=float(np.sqrt(squares)))
-
-    def _add_residual(self, vector: Float32) -> None:
-        old = self._ledger.residual
-        if old is None or old.n != vector.size:
-            return
-        for start, block in self._residual_blocks(old, old.n):
-            vector[start : start + block.size] += block
-
-    def _residual_blocks(self, old: Residual | None, n: int) -> Iterator[tuple[int, Float32]]:
-        if old is None:
-            for start in range(0, n, FLOATS):
-                yield start, np.zeros(min(FLOATS, n - start), np.float32)
-            return
-        start = 0
-        try:
-            for block in self._disk.blocks(old.file):
-                values = np.frombuffer(block, "<f4").astype(np.float32)
-                yield start, values
-                start += values.size
-        except OSError as error:
-            raise SpoolError(f"cannot read the residual: {error}") from error
-
-    def _write_residual(self, name: str, n: int, parts: Iterator[Float32], norm: float) -> Residual:
-        crc = 0
-
-        def content() -> Iterator[memoryview]:
-            nonlocal crc
-            for part in parts:
-                view = _bytes_of(part.astype("<f4", copy=False))
-                crc = zlib.crc32(view, crc)
-                yield view
-
-        self._write(name, content())
-        return Residual(file=name, n=n, crc32=crc, norm=norm)
+        return self._vectors.with_content(old, sent)
 
     def _name(self, kind: str) -> str:
         with self._lock:
             self._generation += 1
-            return f"{kind}{self._generation}.{'f32' if kind == 'residual-' else 'bin'}"
+            return f"{kind}{self._generation}.{'f32' if kind in vectors.KINDS else 'bin'}"
 
     def _write(self, name: str, parts: Iterator[bytes | memoryview]) -> None:
         try:
@@ -379,7 +379,7 @@ class Spool:
 
     def _preparedfiles(self) -> set[str]:
         """`discard` removes these, or they count once they are committed."""
-        return {name for p in self._prepared.values() for name in (p.item.file, p.residual.file)}
+        return {name for prepared in self._prepared.values() for name in prepared_files(prepared)}
 
     def _remove(self, names: set[str]) -> None:
         for name in sorted(names):
@@ -391,17 +391,3 @@ class Spool:
         for name in self._disk.names():
             if name not in named and name.startswith((*KINDS, LEDGER)):
                 self._disk.remove(name)
-
-
-def _bytes_of(array: NDArray[Any]) -> memoryview:
-    """A view, not a copy."""
-    return np.ascontiguousarray(array).view(np.uint8).data
-
-
-def _add_part(sent: Decoded, block: Float32, start: int) -> None:
-    """block += the part of the update that falls on [start, start + block.size)."""
-    if sent.positions is None:
-        block += sent.values[start : start + block.size]
-        return
-    first, last = np.searchsorted(sent.positions, (start, start + block.size))
-    block[sent.positions[first:last] - start] += sent.values[first:last]

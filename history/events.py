@@ -36,7 +36,7 @@ agent
   connected         session_present                   disconnected     reason
   task_received     task, round, version              model_fetched    task, version, object, bytes, wall_s
   trained           task, samples, steps, loss, train_s, step_s, peak_rss_bytes
-  encoded           task, sha256, bytes, raw_bytes, residual_norm
+  encoded           task, sha256, bytes, raw_bytes, residual_norm, residual_share (of the old one that came in)
   spooled           task, sha256                      sent             task, payload_bytes, chunks, resent
   acked             task, sha256                      settled          task, outcome, residual_norm
   cancelled         task, reason                      failed           task, reason

@@ -16,6 +16,7 @@ from edge_agent import events as e
 from edge_agent import mqtt
 from edge_agent.core import AgentCore
 from edge_agent.jobs import Job, Jobs, OnStep, WorkError
+from edge_agent.layout import Layout
 from edge_agent.ledger import DiskBroken
 from edge_agent.limits import Limits
 from edge_agent.service import AgentService, status_message
@@ -56,6 +57,9 @@ class SimulatedJobs(Jobs):
             delta=delta, samples=SAMPLES, steps=7, loss_mean=1.0, loss_sum=100.0, accuracy=None,
             step_time_s=0.1, wall_s=1.0, peak_rss_mb=1.0,
         )  # fmt: skip
+
+    def layout(self, *, bypass: bool) -> Layout:
+        return Layout()
 
 
 class SimulatedWorker:

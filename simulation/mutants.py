@@ -183,8 +183,8 @@ class UnsyncedHost(AgentHost):
 class CommitsResidualEarly(BookedSpool):
     """The next residual counts from the moment it is encoded, before its payload does."""
 
-    def prepare(self, *parts: Any) -> Prepared:
-        prepared = super().prepare(*parts)
+    def prepare(self, *parts: Any, **named: Any) -> Prepared:
+        prepared = super().prepare(*parts, **named)
         self._replace(msgspec.structs.replace(self._ledger, residual=prepared.residual))
         return prepared
 
@@ -200,9 +200,8 @@ class ForgetsToGiveBack(BookedSpool):
         before = self._ledger.residual
         norm = super().settle(task, give_back)
         if give_back and before is not None:
-            blank = self._write_residual(
-                self._name("residual-"), before.n, iter([np.zeros(before.n, np.float32)]), 0.0
-            )
+            zeros = iter([np.zeros(before.n, np.float32)])
+            blank = self._vectors.write("residual-", before.n, zeros, 0.0, before.version)
             self._replace(msgspec.structs.replace(self._ledger, residual=blank))
         return norm
 

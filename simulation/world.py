@@ -13,8 +13,9 @@ from simulation.broker import Broker
 from simulation.clock import Clock
 from simulation.coordinator_host import CoordinatorHost
 from simulation.habits import WORLDS, Habits, world_of
-from topology.plan import PolicyPlan
+from topology.plan import PolicyPlan, UplinkPlan
 from wire import messages as m
+from wire.codecs import uplink_spec
 
 RUN = "sim"
 PARAMETERS = 300
@@ -37,7 +38,7 @@ def make_config(seed: int) -> CoordinatorConfig:
         samples_max=SAMPLES,
         parameters=PARAMETERS,
         train=m.TrainSpec(local_epochs=1, batch_size=16, lr=0.1),
-        uplink=m.UplinkSpec(top_k=0.5, quantize="none", entropy="zstd"),
+        uplink=UplinkPlan(chain=uplink_spec(0.5)),
         policy=PolicyPlan(cohort=2 + seed % 3, over_select=(1.0, 1.4)[seed % 2], deadline_s=40.0, quorum=0.5),
         start_timeout_s=120.0,
         open_grant_bytes_max=2_500,  # room for two updates and a half: offers have to stand in line

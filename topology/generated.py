@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from topology.link_spec import DirectionSpec, JitterSpec, LossSpec
 from topology.schema import LinkSpec, Topology
+from topology.schema.compression import PRESETS
 from topology.schema.faults import FAULTS
 
 SCHEMA_PATH = "topology/schema.json"
@@ -30,15 +32,25 @@ def json_schema() -> dict[str, Any]:
     schema = Topology.model_json_schema()
     definitions = schema["$defs"]
     schema["properties"]["model"] = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Model"}]}
-    definitions["Uplink"]["properties"]["sparsify"]["anyOf"].insert(0, {"const": "none"})
     for kind, spec in FAULTS.items():
         if not any(field.is_required() for field in spec.model_fields.values()):
             short = {"type": "string", "description": "A device, glob, broker, one, majority or everyone."}
             definitions["Fault"]["properties"][kind]["anyOf"].insert(0, short)
+    _name_chains(schema, definitions)
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         **_plain(_with_shorthands(schema, definitions)),
     }
+
+
+def _name_chains(schema: dict[str, Any], definitions: dict[str, Any]) -> None:
+    """`compression: stc`, `uplink: auto`, `error_feedback: off`, `sparsify: none`."""
+    uplink = definitions["Uplink"]["properties"]
+    uplink["sparsify"]["anyOf"].insert(0, {"const": "none"})
+    uplink["error_feedback"] = _or_one_of(("off", "plain", "dgc"), uplink["error_feedback"])
+    compression = definitions["Compression"]["properties"]
+    compression["uplink"] = _or_one_of(PRESETS, compression["uplink"])
+    schema["properties"]["compression"] = _or_one_of(PRESETS, schema["properties"]["compression"])
 
 
 def _with_shorthands(node: Any, definitions: dict[str, Any]) -> Any:
@@ -58,6 +70,10 @@ def _with_shorthands(node: Any, definitions: dict[str, Any]) -> Any:
 
 
 SHORTHANDS = {spec.__name__: spec.shorthand for spec in (LinkSpec, DirectionSpec, JitterSpec, LossSpec)}
+
+
+def _or_one_of(names: Iterable[str], mapping: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [{"type": "string", "enum": [*names]}, {"$ref": mapping["$ref"]}]}
 
 
 _TYPES: dict[str, type | tuple[type, ...]] = {

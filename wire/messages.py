@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from wire.codecs.spec import CodecSpec, Feedback
+
 MESSAGE_SCHEMA = 1
 MESSAGE_BYTES_MAX = 65_536  # a task with eight delta paths is under 3 kB; anything near this is not ours
 
@@ -83,9 +85,11 @@ class TrainSpec(Struct, frozen=True, kw_only=True):
 
 
 class UplinkSpec(Struct, frozen=True, kw_only=True):
-    top_k: Annotated[float, Meta(gt=0, le=1)] | None = None
-    quantize: Literal["none", "fp16", "int8"] = "none"
-    entropy: Literal["none", "zstd"] = "zstd"
+    """How an update is made small, and what becomes of the rest. `bypass`: tiny tensors go beside the chain."""
+
+    chain: CodecSpec = CodecSpec()
+    feedback: Feedback = Feedback()
+    bypass: bool = True
 
 
 # --- down: coordinator to one agent -------------------------------------------------------------------------------
@@ -196,6 +200,9 @@ class Report(Struct, frozen=True, kw_only=True):
     peak_rss_bytes: Count
     residual_norm: float
     raw_bytes: Count  # the same update as float32
+    residual_share: float = (
+        1.0  # of the residual before: less than all when it was old, 0 when it was dropped
+    )
 
 
 class Offer(_Message, frozen=True, kw_only=True, tag="offer"):

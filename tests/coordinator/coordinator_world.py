@@ -26,7 +26,7 @@ from coordinator.core import CoordinatorCore
 from coordinator.journal import Committed, Journal
 from coordinator.recovery import restore_model, restore_state
 from coordinator.state import FINAL, RunPhase
-from topology.plan import PolicyPlan
+from topology.plan import PolicyPlan, UplinkPlan
 from wire import messages as m
 from wire.codecs import make_chain, uplink_spec
 from wire.codecs import model as versions
@@ -49,7 +49,7 @@ def make_config(agents: int = 4, **changes: Any) -> CoordinatorConfig:
         "samples_max": 100,
         "parameters": PARAMETERS,
         "train": m.TrainSpec(local_epochs=1, batch_size=16, lr=0.1),
-        "uplink": m.UplinkSpec(),
+        "uplink": UplinkPlan(),
         "policy": PolicyPlan(**{"cohort": agents, "deadline_s": 30.0, "quorum": 0.5, **policy}),
         "start_timeout_s": 60.0,
     }

@@ -10,6 +10,7 @@ from edge_agent import events as e
 from edge_agent.core import AgentCore
 from edge_agent.state import Restored
 from wire import messages as m
+from wire.codecs import uplink_spec
 
 SHA = {letter: letter * 64 for letter in "0123456789abcdef"}
 
@@ -30,7 +31,7 @@ def task(name: str = "t1", round_: int = 1, **changes: Any) -> m.Task:
         "model": model(),
         "graph": ref("graph-1", sha="2"),
         "train": m.TrainSpec(local_epochs=1, batch_size=16, lr=0.1),
-        "uplink": m.UplinkSpec(top_k=0.01, quantize="int8"),
+        "uplink": m.UplinkSpec(chain=uplink_spec(0.01, "int8")),
         "seed": 1,
         "deadline_s": 30.0,
     }

@@ -18,23 +18,28 @@ import pytest
 from agent_builders import report
 
 from edge_agent.disk import FolderDisk
-from edge_agent.ledger import DiskBroken, SpoolError
+from edge_agent.ledger import Carried, DiskBroken, SpoolError
 from edge_agent.spool import Spool
 from edge_agent.state import Phase
 from simulation.disk import ForgetfulDisk, PowerCut
-from wire.codecs import decode, make_chain, uplink_spec
+from wire.codecs import decode, uplink_spec
 from wire.codecs.model import to_patterns, version_sha256
+from wire.messages import Report, UplinkSpec
 
 N = 300
-CHAIN = make_chain(uplink_spec(0.05, "int8"))
+UPLINK = UplinkSpec(chain=uplink_spec(0.05, "int8"))
 
 
 def delta(seed: int, n: int = N) -> Any:
     return np.random.default_rng(seed).standard_normal(n).astype(np.float32)
 
 
+def as_report(carried: Carried) -> Report:
+    return report(residual_norm=carried.residual_norm, residual_share=carried.residual_share)
+
+
 def keep(spool: Spool, task: str, seed: int) -> None:
-    spool.prepare(task, delta(seed), CHAIN, seed, lambda norm: report(residual_norm=norm))
+    spool.prepare(task, delta(seed), UPLINK, seed=seed, version=0, report=as_report)
     spool.commit(task)
 
 
@@ -187,7 +192,7 @@ def test_a_directory_that_cannot_be_synced_falls_back_or_stops() -> None:
         spool = Spool(disk, "run-1")
         keep(spool, "t1", 1)
         before = snapshot(spool)
-        spool.prepare("t2", delta(2), CHAIN, 2, lambda norm: report())
+        spool.prepare("t2", delta(2), UPLINK, seed=2, version=0, report=as_report)
         disk.fail_at, disk.for_good = disk.operations + 2, for_good  # sync, write, and this sync
         with pytest.raises(DiskBroken if for_good else SpoolError):
             spool.commit("t2")
@@ -215,7 +220,7 @@ def test_the_fifth_update_is_refused() -> None:
     for number in range(4):
         keep(spool, f"t{number}", number)
     before = snapshot(spool)
-    spool.prepare("t4", delta(4), CHAIN, 4, lambda norm: report())
+    spool.prepare("t4", delta(4), UPLINK, seed=4, version=0, report=as_report)
     with pytest.raises(SpoolError, match="4 updates wait"):
         spool.commit("t4")
     spool.discard("t4")
@@ -259,7 +264,7 @@ def test_the_state_of_another_run_is_not_taken_over() -> None:
 def test_a_model_of_another_size_starts_with_an_empty_residual() -> None:
     spool = Spool(ForgetfulDisk(), "run-1")
     keep(spool, "t1", 1)
-    spool.prepare("t2", delta(2, 77), CHAIN, 2, lambda norm: report())
+    spool.prepare("t2", delta(2, 77), UPLINK, seed=2, version=0, report=as_report)
     spool.commit("t2")
     before = spool.residual(77).copy()
     spool.settle("t1", True)  # nothing it could be added to
@@ -272,7 +277,7 @@ def test_a_delta_that_is_not_finite_is_refused_and_leaves_no_trace() -> None:
     bad = delta(1)
     bad[-1] = np.nan
     with pytest.raises(ValueError, match="not_finite"):
-        spool.prepare("t1", bad, CHAIN, 1, lambda norm: report())
+        spool.prepare("t1", bad, UPLINK, seed=1, version=0, report=as_report)
     assert disk.names() == []
 
 
@@ -280,7 +285,7 @@ def test_blocks_of_a_large_residual_agree_with_the_whole(tmp_path: Path) -> None
     n = 200_000  # more than one block of the disk
     spool = Spool(FolderDisk(tmp_path), "run-1")
     for task, seed in (("t1", 1), ("t2", 2)):
-        spool.prepare(task, delta(seed, n), CHAIN, seed, lambda norm: report())
+        spool.prepare(task, delta(seed, n), UPLINK, seed=seed, version=0, report=as_report)
         spool.commit(task)
     expected = spool.residual(n)
     decode(spool.payload("t1"), n=n).add_into(expected, 1.0)

@@ -24,6 +24,7 @@ from topology.plan import (
     UplinkPlan,
     dump_plan,
 )
+from wire.codecs import uplink_spec
 
 FEATURES, CLASSES = 20, 4
 PARAMETERS = FEATURES * CLASSES
@@ -48,7 +49,7 @@ def make_plan(agents: int = 3, **changes: Any) -> Plan:
         model="linear",
         training=TrainingPlan(**training),
         policy=PolicyPlan(**policy),
-        compression=CompressionPlan(uplink=UplinkPlan(top_k=0.5, quantize="int8")),
+        compression=CompressionPlan(uplink=UplinkPlan(chain=uplink_spec(0.5, "int8"))),
         **changes,
     )
 

@@ -13,6 +13,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from coordinator.live import LiveModels, Retained
 from wire import chunks, topics
 from wire import messages as m
+from wire.codecs import uplink_spec
 from wire.codecs.model import to_patterns
 
 WAIT_S = 30.0
@@ -77,7 +78,7 @@ class ScriptedCoordinator:
             model=self.live.ref,
             graph=self.live.graph.ref,
             train=changes.pop("train", m.TrainSpec(local_epochs=1, batch_size=16, lr=0.05, momentum=0.9)),
-            uplink=m.UplinkSpec(top_k=0.01, quantize="int8"),
+            uplink=m.UplinkSpec(chain=uplink_spec(0.01, "int8")),
             seed=7,
             deadline_s=60.0,
             **changes,

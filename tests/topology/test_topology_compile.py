@@ -13,6 +13,7 @@ from topology.errors import TopologyErrors
 from topology.host import Host
 from topology.plan import Expectation, Plan, Shape, Trigger, dump_plan, load_plan
 from topology.validate import load_topology, parse_topology
+from wire.codecs import uplink_spec
 
 EXAMPLES = Path(topology.__file__).parent / "examples"
 TWO_CORES = Host(cores=2, memory_bytes=8 << 30)
@@ -95,11 +96,8 @@ def test_the_rest_is_carried_over() -> None:
     assert plan.data.samples_per_device == 6000
     assert (plan.data.partition.kind, plan.data.partition.options) == ("dirichlet", {"alpha": 0.3})
     assert (plan.policy.cohort, plan.policy.deadline_s, plan.policy.quorum) == (8, 30.0, 0.7)
-    assert (plan.compression.uplink.top_k, plan.compression.uplink.quantize, plan.compression.downlink) == (
-        0.01,
-        "int8",
-        "none",
-    )
+    assert plan.compression.uplink.chain == uplink_spec(0.01, "int8")
+    assert plan.compression.downlink == "none"
     assert plan.faults[0].trigger == Trigger(at_s=40.0)
     assert plan.faults[1].trigger == Trigger(round=3, state="collecting")
     assert plan.faults[0].heal_after_s == 20.0

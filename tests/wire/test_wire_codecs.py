@@ -119,6 +119,20 @@ def test_bypassed_runs_arrive_as_float16_beside_a_sparse_and_a_dense_body() -> N
         assert np.count_nonzero(dense) >= 42 + 50
 
 
+@pytest.mark.parametrize("spec", [SPECS[0], SPECS[-1], ROTATED[0], uplink_spec(0.01, "int8")], ids=str)
+def test_exact_runs_arrive_bit_for_bit_beside_bypassed_ones(spec: CodecSpec) -> None:
+    vector = np.random.default_rng(3).standard_normal(2_000).astype(np.float32)
+    before = vector.copy()
+    exact, plain = [slice(100, 164), slice(1_990, 2_000)], [slice(90, 100), slice(100, 164)]
+    decoded = decode(make_chain(spec).encode(vector, seed=1, bypass=plain, exact=exact), n=2_000).dense()
+    assert np.array_equal(vector, before), "the caller's vector was left changed"
+    for part in exact:
+        assert np.array_equal(decoded[part], vector[part])
+    assert np.array_equal(decoded[90:100], vector[90:100].astype(np.float16).astype(np.float32))
+    alone = decode(make_chain(spec).encode(vector, seed=1, exact=exact[:1]), n=2_000).dense()
+    assert np.array_equal(alone[exact[0]], vector[exact[0]])
+
+
 def test_overlapping_bypass_runs_are_the_callers_fault() -> None:
     with pytest.raises(CodecError, match="bypass"):
         make_chain(CodecSpec()).encode(heavy_tailed(100), seed=1, bypass=[slice(0, 10), slice(9, 12)])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from topology.chains import chain_of
 from topology.checks.registry import Problem, check
 from topology.links import resolve_link
 from topology.names import PARAMETERS
@@ -112,16 +113,21 @@ def deadline_is_possible(topology: Topology) -> Iterator[Problem]:
             )
 
 
+BITS_LEAST = {"none": 16, "fp16": 8, "bf16": 8, "int8": 4, "int4": 2, "ternary": 0.5, "qsgd": 0.1}
+
+
 def update_bytes_least(topology: Topology) -> float:
-    """A lower bound of an update's size: the values alone, and half of them where zstd may shrink what is not
-    sparse. 0 for a model that only its file tells the size of.
+    """A lower bound of an update's size: the values alone, and what entropy coding may at best make of them. 0 for a
+    model that only its file tells the size of.
     """
-    uplink = topology.compression.uplink
-    value_bytes = {"none": 4, "fp16": 2, "int8": 1}[uplink.quantize]
-    share = uplink.sparsify.top_k if uplink.sparsify else 1.0
-    return (
-        PARAMETERS.get(topology.model.source, 0)
-        * share
-        * value_bytes
-        * (0.5 if uplink.entropy == "zstd" else 1.0)
-    )
+    chain = chain_of(topology.compression.uplink)
+    parameters, sparsify = PARAMETERS.get(topology.model.source, 0), chain.sparsify
+    bits = chain.bits or 1 if chain.quantize == "eden" else BITS_LEAST[chain.quantize]
+    if chain.entropy == "none" and chain.quantize in ("none", "fp16", "bf16", "int8", "int4"):
+        bits *= 2
+    if topology.compression.uplink.adaptive is not None or (sparsify is not None and sparsify.threshold):
+        return 0.0
+    if sparsify is not None and sparsify.bytes is not None:
+        return float(min(sparsify.bytes, parameters * bits / 8))
+    share = sparsify.fraction if sparsify is not None and sparsify.fraction is not None else 1.0
+    return parameters * share * bits / 8

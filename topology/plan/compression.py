@@ -6,11 +6,32 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from wire.codecs.spec import CodecSpec, Feedback
+
+
+class WarmUp(Struct, frozen=True, kw_only=True):
+    """Over the first `rounds` rounds the fraction falls exponentially from `first` to the chain's own."""
+
+    rounds: int = 0
+    first: float = 0.25
+
+
+class AdaptivePlan(Struct, frozen=True, kw_only=True):
+    """`compression: auto`: what the coordinator may choose from, and how much of a deadline an upload may take."""
+
+    fraction_min: float = 0.0025
+    fraction_max: float = 0.1
+    upload_share: float = 0.5
+
 
 class UplinkPlan(Struct, frozen=True, kw_only=True):
-    top_k: float | None = None
-    quantize: Literal["none", "fp16", "int8"] = "none"
-    entropy: Literal["none", "zstd"] = "zstd"
+    """With `adaptive` the chain is what a device gets as long as nothing is known of it."""
+
+    chain: CodecSpec = field(default_factory=CodecSpec)
+    feedback: Feedback = field(default_factory=Feedback)
+    warm_up: WarmUp = field(default_factory=WarmUp)
+    bypass: bool = True
+    adaptive: AdaptivePlan | None = None
 
 
 class CompressionPlan(Struct, frozen=True, kw_only=True):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from topology.expectations import METRICS, Expected
 from topology.fields import Strict
 from topology.schema.base import GROUP, GROUP_LENGTH_MAX, GroupName, device_name, one_of
-from topology.schema.compression import Compression
+from topology.schema.compression import Compression, expand
 from topology.schema.data import Data
 from topology.schema.devices import DeviceGroup, Network, ToleranceSpec
 from topology.schema.faults import Fault
@@ -36,7 +36,7 @@ class Topology(Strict):
     training: Training
     policy: Policy = Policy()
     merge: Merge = Merge()
-    compression: Compression = Compression()
+    compression: Annotated[Compression, BeforeValidator(expand)] = Compression()
     faults: Annotated[list[Fault], Field(max_length=1000)] = []  # noqa: RUF012 (pydantic copies defaults)
     expect: dict[MetricName, Expected] = {}  # noqa: RUF012
     tolerance: ToleranceSpec = ToleranceSpec()

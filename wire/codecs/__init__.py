@@ -8,7 +8,7 @@ from wire.codecs.decoded import Decoded
 from wire.codecs.errors import REASONS, CodecError
 from wire.codecs.layers import Layer, layers_of
 from wire.codecs.seeds import rounding_seed
-from wire.codecs.spec import CodecSpec, Sparsify, uplink_spec
+from wire.codecs.spec import CodecSpec, Feedback, Sparsify, uplink_spec
 
 __all__ = [
     "LIMITS",
@@ -17,6 +17,7 @@ __all__ = [
     "CodecError",
     "CodecSpec",
     "Decoded",
+    "Feedback",
     "Layer",
     "Limits",
     "Sparsify",

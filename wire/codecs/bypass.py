@@ -1,13 +1,17 @@
-"""Runs of elements that no lossy stage touches: biases, normalisation, tiny tensors.
+"""Runs of elements that no lossy stage touches: biases, normalisation, tiny tensors; and running statistics.
 
-They are a few hundred numbers that move the output of a whole layer, so they go along as float16, outside the
-chain.
+The first are a few hundred numbers that move the output of a whole layer, so they go along as float16, outside the
+chain. Running statistics are no part of what is learnt and have no residual: they go along `exact`, as float32.
+
+In the payload the runs are one table, in order. The top bit of a length marks an exact run; the float16 values of the
+others come first, then the float32 values, if there are any.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,13 +20,22 @@ from wire.codecs.errors import CodecError
 from wire.codecs.payload import Reader, Writer
 
 RUNS_MAX = 4_096  # two per layer of the deepest network this side has seen; the header has sixteen bits
+EXACT = 1 << 31
 
 
-def checked_runs(bypass: Sequence[slice], n: int) -> list[tuple[int, int]]:
-    """(start, length) in order, from what the caller gave; an overlap is the caller's fault."""
-    runs = sorted(slice_run(piece, n) for piece in bypass)
-    runs = [run for run in runs if run[1]]
-    if len(runs) > RUNS_MAX or any(a[0] + a[1] > b[0] for a, b in pairwise(runs)):
+class Run(NamedTuple):
+    start: int
+    length: int
+    exact: bool = False
+
+
+def checked_runs(bypass: Sequence[slice], n: int, exact: Sequence[slice] = ()) -> list[Run]:
+    """In order, from what the caller gave; an overlap is the caller's fault. What is in both is exact."""
+    held = {slice_run(piece, n) for piece in exact}
+    plain = {slice_run(piece, n) for piece in bypass} - held
+    runs = sorted([Run(*run, exact=True) for run in held] + [Run(*run) for run in plain])
+    runs = [run for run in runs if run.length]
+    if len(runs) > RUNS_MAX or any(a.start + a.length > b.start for a, b in pairwise(runs)):
         raise CodecError("bypass", f"{len(runs)} runs, at most {RUNS_MAX} that do not overlap")
     return runs
 
@@ -34,14 +47,19 @@ def slice_run(piece: slice, n: int) -> tuple[int, int]:
     return start, max(0, stop - start)
 
 
-def places(runs: Sequence[tuple[int, int]]) -> Positions:
+def places(runs: Sequence[Run]) -> Positions:
     """Every element of the runs."""
-    return np.concatenate([np.arange(start, start + length, dtype=np.int64) for start, length in runs])
+    pieces = [np.arange(run.start, run.start + run.length, dtype=np.int64) for run in runs]
+    return np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
 
 
-def write_bypass(writer: Writer, vector: Float32, runs: Sequence[tuple[int, int]]) -> None:
-    writer.raw(np.array(runs, "<u4").tobytes())
-    writer.stream(to_fp16(vector[places(runs)]).view(np.uint8).data, width=2)
+def write_bypass(writer: Writer, vector: Float32, runs: Sequence[Run]) -> None:
+    table = [(run.start, run.length | (EXACT if run.exact else 0)) for run in runs]
+    writer.raw(np.array(table, "<u4").tobytes())
+    plain, exact = places([r for r in runs if not r.exact]), places([r for r in runs if r.exact])
+    writer.stream(to_fp16(vector[plain]).view(np.uint8).data, width=2)
+    if exact.size:
+        writer.stream(vector[exact].astype("<f4", copy=False).view(np.uint8).data, width=4)
 
 
 def read_bypass(reader: Reader, number: int, n: int) -> tuple[Positions, Float32]:
@@ -49,8 +67,17 @@ def read_bypass(reader: Reader, number: int, n: int) -> tuple[Positions, Float32
     if number > RUNS_MAX:
         raise CodecError("bypass", f"{number} runs, at most {RUNS_MAX}")
     table = np.frombuffer(reader.raw(8 * number), "<u4").reshape(number, 2).astype(np.int64)
-    ends = table[:, 0] + table[:, 1]
-    if (table[:, 1] == 0).any() or (ends[:-1] > table[1:, 0]).any() or ends[-1] > n:
+    exact = table[:, 1] >= EXACT
+    lengths = table[:, 1] & (EXACT - 1)
+    ends = table[:, 0] + lengths
+    if (lengths == 0).any() or (ends[:-1] > table[1:, 0]).any() or ends[-1] > n:
         raise CodecError("bypass")
-    positions = places([(int(start), int(length)) for start, length in table])
-    return positions, np.frombuffer(reader.stream(2 * positions.size), "<f2").astype(np.float32)
+    runs = [Run(int(s), int(k), bool(e)) for s, k, e in zip(table[:, 0], lengths, exact, strict=True)]
+    positions = places(runs)
+    values = np.empty(positions.size, np.float32)
+    is_exact = np.repeat(exact, lengths)
+    plain = positions.size - int(np.count_nonzero(is_exact))
+    values[~is_exact] = np.frombuffer(reader.stream(2 * plain), "<f2")
+    if plain < positions.size:
+        values[is_exact] = np.frombuffer(reader.stream(4 * (positions.size - plain)), "<f4")
+    return positions, values

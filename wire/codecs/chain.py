@@ -54,9 +54,12 @@ class Chain:
         *,
         seed: bytes | int,
         bypass: Sequence[slice] = (),
+        exact: Sequence[slice] = (),
         layers: Sequence[Layer] = (),
     ) -> bytes:
         """The payload of float32[n]. The same vector and seed give the same bytes.
+
+        `bypass`: parts that go along as float16; `exact`: as float32, whatever the chain does to the rest.
 
         `layers`: the tensors of the model (`layers_of`), needed for `per_layer`; given, they make the payload a
         few per cent smaller. Raises CodecError("not_finite") for NaN and
@@ -64,25 +67,43 @@ class Chain:
         """
         body = vector_of(vector)
         require_finite(body)
-        return self.encode_finite(body, seed=seed, bypass=bypass, layers=layers)
+        return self.encode_finite(body, seed=seed, bypass=bypass, exact=exact, layers=layers)
 
     def encode_finite(
-        self, body: Float32, *, seed: bytes | int, bypass: Sequence[slice] = (), layers: Sequence[Layer] = ()
+        self,
+        body: Float32,
+        *,
+        seed: bytes | int,
+        bypass: Sequence[slice] = (),
+        exact: Sequence[slice] = (),
+        layers: Sequence[Layer] = (),
     ) -> bytes:
         """The same for a float32 vector that the caller has checked: reading it twice more is a tenth of the time."""
-        runs = checked_runs(bypass, body.size)
+        runs = checked_runs(bypass, body.size, exact)
         front = Writer(self._packings)
-        if runs:
-            write_bypass(front, body, runs)
+        if not runs:
+            return self._filled(body, as_seed(seed), layers, b"", 0)
+        write_bypass(front, body, runs)
+        if not body.flags.writeable:
             body = body.copy()
-            body[places(runs)] = 0
-        prefix, number, options = front.bytes(), as_seed(seed), self.spec.sparsify
+        # Out of the chain's sight for as long as it works: a copy would be a second vector in a device's memory.
+        apart = places(runs)
+        kept = body[apart]
+        body[apart] = 0
+        try:
+            return self._filled(body, as_seed(seed), layers, front.bytes(), len(runs))
+        finally:
+            body[apart] = kept
+
+    def _filled(self, body: Float32, seed: int, layers: Sequence[Layer], prefix: bytes, runs: int) -> bytes:
+        """With a budget of bytes, as many elements as fit into it."""
+        options = self.spec.sparsify
         if options is None or options.bytes is None:
-            return self._payload(body, number, options, layers, prefix, len(runs))
+            return self._payload(body, seed, options, layers, prefix, runs)
 
         def attempt(count: int) -> bytes:
             sized = msgspec.structs.replace(options, fraction=count / body.size, bytes=None)
-            return self._payload(body, number, sized, layers, prefix, len(runs))
+            return self._payload(body, seed, sized, layers, prefix, runs)
 
         return fill(attempt, body.size, options.bytes)
 

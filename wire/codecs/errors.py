@@ -32,3 +32,4 @@ class CodecError(ValueError):
         assert reason in REASONS, reason
         super().__init__(f"{reason}: {REASONS[reason]}" + (f" ({detail})" if detail else ""))
         self.reason = reason
+        self.detail = detail or REASONS[reason]

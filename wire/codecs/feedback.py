@@ -91,6 +91,7 @@ class ErrorFeedback:
         *,
         seed: bytes | int,
         bypass: Sequence[slice] = (),
+        exact: Sequence[slice] = (),
         layers: Sequence[Layer] = (),
     ) -> bytes:
         """Encode delta + residual for `task` and keep what the payload leaves out.
@@ -112,7 +113,9 @@ class ErrorFeedback:
             delta = self._velocity * np.float32(self.momentum) + delta
         self._residual += delta
         try:
-            payload = chain.encode_finite(self._residual, seed=seed, bypass=bypass, layers=layers)
+            payload = chain.encode_finite(
+                self._residual, seed=seed, bypass=bypass, exact=exact, layers=layers
+            )
             sent = decode(payload, n=self.n, limits=self._limits)
         except CodecError:
             self._residual -= delta

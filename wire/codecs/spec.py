@@ -1,8 +1,12 @@
-"""What a topology says about compression."""
+"""What a topology says about compression, as a task carries it to a device."""
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+StageName = Annotated[str, Meta(max_length=32)]
 
 
 class Sparsify(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -12,7 +16,7 @@ class Sparsify(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     `per_layer`: that fraction of every layer rather than of the whole; `threshold`: a magnitude.
     """
 
-    kind: str
+    kind: StageName
     fraction: float | None = None
     bytes: int | None = None
     per_layer: bool = False
@@ -28,15 +32,31 @@ class CodecSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     sparsify: Sparsify | None = None
-    rotate: str = "none"
-    quantize: str = "none"
-    entropy: str = "zstd"
+    rotate: StageName = "none"
+    quantize: StageName = "none"
+    entropy: StageName = "zstd"
     block: int | None = None
     bits: int | None = None
     levels: int | None = None
 
 
+class Feedback(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What becomes of that which a chain leaves out.
+
+    `plain`: it goes into the next update (Seide et al. 2014). `dgc`: so does the device's `momentum` (Lin et al.
+    2018, section 3.2). `off`: it is lost, and stages take the scale that is right on average.
+    A residual `decay_after` versions old is scaled by `decay_factor` for every version more (None: never).
+    `restart: fresh`: what an earlier boot of the device left is not used.
+    """
+
+    kind: Literal["plain", "dgc", "off"] = "plain"
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    decay_after: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    decay_factor: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    restart: Literal["keep", "fresh"] = "keep"
+
+
 def uplink_spec(top_k: float | None, quantize: str = "none", entropy: str = "zstd") -> CodecSpec:
-    """The chain of a task's `UplinkSpec`."""
+    """The commonest chain in short: the largest elements, or all of them, quantized."""
     sparsify = None if top_k is None else Sparsify(kind="top_k", fraction=top_k)
     return CodecSpec(sparsify=sparsify, quantize=quantize, entropy=entropy)

@@ -37,7 +37,7 @@ from collections.abc import Iterator
 
 from coordinator import actions as a
 from coordinator import events as e
-from coordinator import presence, run, uploads
+from coordinator import presence, run, uplink, uploads
 from coordinator.config import CoordinatorConfig
 from coordinator.invariants import check
 from coordinator.policies import Policy, make_policy
@@ -78,6 +78,7 @@ class CoordinatorCore:
             case e.ChunksHeard():
                 uploads.chunks_heard(turn, event)
             case e.UpdateReceived():
+                uplink.measure(turn, event)
                 uploads.received(turn, event)
             case e.UpdateJournalled():
                 uploads.journalled(turn, event)

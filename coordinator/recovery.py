@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from coordinator import merge
+from coordinator.adaptive import UplinkRate
 from coordinator.config import SETTLED_KEPT_PER_AGENT, CoordinatorConfig
 from coordinator.core import fresh_state
 from coordinator.journal import Journal, JournalError, as_vector, sha256_of
@@ -181,6 +182,9 @@ def _restore_agents(journal: Journal, state: CoordinatorState) -> None:
     for name, value in journal.memos("timings/").items():
         if name in state.agents:
             state.agents[name].timings = msgspec.json.decode(value, type=Timings)
+    for name, value in journal.memos("uplink/").items():
+        if name in state.agents:
+            state.agents[name].uplink = msgspec.json.decode(value, type=UplinkRate)
 
 
 def _open_round(journal: Journal) -> Round | None:

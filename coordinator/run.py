@@ -190,6 +190,8 @@ def evaluated(turn: Turn, event: e.Evaluated) -> None:
     )
     if event.version > state.evaluated_version:
         state.evaluated_version, state.accuracy = event.version, event.accuracy
+        if event.accuracy is not None:
+            state.accuracies.append((event.version, event.accuracy))
     if state.phase in (RunPhase.FINISHING, RunPhase.DONE):
         return
     met = target is not None and event.accuracy is not None and event.accuracy >= target

@@ -48,6 +48,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from coordinator.adaptive import SLOPE_POINTS, UplinkRate
 from coordinator.config import SETTLED_KEPT_PER_AGENT, STORY_LINES
 from coordinator.policies.deadlines import Timings
 from wire.messages import OutcomeKind, Power, Report, UplinkSpec
@@ -178,6 +179,8 @@ class Agent:
     merged: int = 0  # updates of it that a version has
     timings: Timings = field(default_factory=Timings)
     power: Power | None = None  # as it last said; None on mains
+    uplink: UplinkRate | None = None  # as `compression: auto` measured it
+    share: float = 0.0  # of an update, as it was last chosen
 
 
 @dataclass(slots=True)
@@ -230,6 +233,7 @@ class CoordinatorState:
     positions_made: int = 0
     accuracy: float | None = None
     evaluated_version: int = -1
+    accuracies: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=SLOPE_POINTS))
     target_met: bool = False
     waiting_recorded: float = float("-inf")
     wait_until: float = float("inf")  # when the policy wants to be asked again

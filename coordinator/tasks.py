@@ -8,7 +8,7 @@ from coordinator import actions as a
 from coordinator.policies import Timings
 from coordinator.state import FINAL, OUTCOME_STATES, Agent, Round, Task, TaskState
 from coordinator.turn import Turn, derive_seed
-from coordinator.uplink import uplink_for
+from coordinator.uplink import give_uplink
 from wire import messages as m
 
 S = TaskState
@@ -86,7 +86,7 @@ def learn_timings(turn: Turn, agent: Agent, timings: Timings) -> None:
 def send_task(turn: Turn, task: Task) -> None:
     """Send it (again); agents treat a task they have as no news."""
     task.heard = turn.now
-    task.uplink = task.uplink or uplink_for(turn.config.uplink, task.round)
+    task.uplink = task.uplink or give_uplink(turn, task)
     turn.emit(
         a.SendTask(
             agent=task.agent,

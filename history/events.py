@@ -11,6 +11,8 @@ coordinator
   hello             agent, boot, version, task, spool, unsettled
   round_opened      round, version, cohort: [agent], deadline_s, quorum
   task_opened       task, agent, round, version, deadline_s
+  compression_chosen task, agent, share, bits, quantize, budget_bytes, rate_bit_s, measured, slope, reason
+                                                             (with `compression: auto`, for every task)
   task_progress     task, agent, phase                       (on change of phase only)
   update_offered    task, agent, sha256, bytes, report: {...Report fields}
   update_granted    task, agent, sha256

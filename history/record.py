@@ -140,6 +140,7 @@ class TaskRecord:
     chunks: int = 0
     raw_bytes: int = 0  # the same update in float32
     report: dict[str, object] = field(default_factory=dict)
+    compression: dict[str, object] = field(default_factory=dict)  # what `auto` chose for it
     merged_in: list[int] = field(default_factory=list)
     weight: float | None = None
     discarded: str = ""  # outcome
@@ -149,6 +150,7 @@ class TaskRecord:
     sent_payload_bytes: int = 0
     resent_chunks: int = 0
     settled: str = ""
+    encoded: dict[str, object] = field(default_factory=dict)
     agent_marks: list[tuple[float, str]] = field(default_factory=list)  # when it entered a phase
     coordinator_marks: list[tuple[float, str]] = field(default_factory=list)
 

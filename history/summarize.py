@@ -10,6 +10,7 @@ from importlib import metadata
 from history import accounts, emulation, layers, verdict
 from history import summary as s
 from history.checks import run_checks
+from history.compression import compressions
 from history.fields import flag, mapping, number
 from history.record import DeviceRecord, FaultRecord, Record, TaskRecord
 from topology.plan import Shape
@@ -58,6 +59,7 @@ def summarize(record: Record, *, interrupted: bool = False) -> s.Summary:
         accuracy=tuple(curve(record)),
         data=record.data,
         devices=tuple(_devices(record)),
+        compression=tuple(compressions(record)),
         faults=tuple(_fault(record, fault) for fault in record.faults.values()),
         lapses=tuple(_lapses(record)),
         expectations=tuple(judged),

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from history.checks import CheckResult
+from history.compression import DeviceCompression
 from history.layers import BytesSummary
 from history.verdict import EXIT_CODES, Judged, Verdict
 from topology.allotment import Allotment
@@ -152,6 +153,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     accuracy: tuple[CurvePoint, ...]
     data: Allotment | None
     devices: tuple[DeviceSummary, ...]
+    compression: tuple[DeviceCompression, ...] = ()
     faults: tuple[FaultSummary, ...]
     lapses: tuple[LapseSummary, ...]
     expectations: tuple[Judged, ...]

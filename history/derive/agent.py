@@ -87,6 +87,7 @@ def encoded(record: Record, event: Event) -> None:
     _mark(task, event)
     if task is None:
         return
+    task.encoded = {**event.fields}
     made = (count(event, "bytes"), count(event, "raw_bytes"))
     record.devices[event.node].encoded[task.id, text(event, "sha256")] = made
     task.raw_bytes = task.raw_bytes or made[1]

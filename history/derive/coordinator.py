@@ -103,6 +103,13 @@ def task_opened(record: Record, event: Event) -> None:
     task.coordinator_marks.append((event.mono_s, "sent"))
 
 
+@HANDLERS.on("compression_chosen")
+def compression_chosen(record: Record, event: Event) -> None:
+    task = _task(record, event)
+    if task is not None:
+        task.compression = {**event.fields}
+
+
 @HANDLERS.on("task_progress")
 def task_progress(record: Record, event: Event) -> None:
     task, phase = _task(record, event), text(event, "phase")

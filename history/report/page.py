@@ -9,7 +9,7 @@ import msgspec
 
 from history import units
 from history.record import Record
-from history.report import chart, learning, tables, timeline
+from history.report import chart, compression, learning, tables, timeline
 from history.report.markup import Child, Markup, join, tag
 from history.summary import Summary
 
@@ -131,6 +131,12 @@ def _sections(record: Record, summary: Summary) -> list[Markup]:
         _section("Rounds", tables.rounds(record, summary)),
         _section("Devices", tables.traffic(summary), intro=_TRAFFIC_INTRO),
         _section("Bytes", tables.layers(summary), intro=_LAYERS_INTRO),
+        _section(
+            "Compression",
+            compression.devices(summary),
+            compression.choices(summary),
+            intro=_COMPRESSION_INTRO,
+        ),
         _section("Links", tables.links(summary), intro=_emulation_intro(summary)),
         _section("Processors", tables.cpus(summary)),
         *([_section("Power", tables.power(summary))] if any(d.power for d in summary.devices) else []),
@@ -155,6 +161,11 @@ _LAYERS_INTRO = (
 _TRAFFIC_INTRO = (
     "Up counts MQTT payload bytes of update chunks, headers and resends included, as they reached the coordinator; "
     "beside it what the sender counted."
+)
+
+_COMPRESSION_INTRO = (
+    "The residual is what compression left out and the device still has: under error feedback it levels off. One that "
+    "keeps growing is not being sent."
 )
 
 

@@ -74,8 +74,9 @@ def _state(packed: bytes) -> State:
 class Audit:
     """One pass over one journal; problems are collected, not raised."""
 
-    def __init__(self, db: sqlite3.Connection, dtype: versions.Dtype, spec: MergeSpec = FEDAVG) -> None:
-        self._db, self._dtype, self._spec = db, dtype, spec
+    def __init__(self, db: sqlite3.Connection, rounding: versions.Rounding, spec: MergeSpec = FEDAVG) -> None:
+        self._db, self._rounding, self._spec = db, rounding, spec
+        self._before: versions.Patterns | None = None  # of the last version that was recomputed
         self.problems: list[str] = []
         self.recomputed = 0
 
@@ -166,7 +167,7 @@ class Audit:
             return None
         if snapshot is not None and _names(snapshot) != (row[1], row[2]):
             self.note(f"version {version}: its snapshot is another model than the recorded one")
-        if _names(model) != (row[1], row[2]) or self._published(model.master) != row[0]:
+        if _names(model) != (row[1], row[2]) or self._published(version, model.master) != row[0]:
             found = sha256_of(model.master)
             what = f"comes out as {found[:12]}, recorded is {row[1][:12]}"
             self.note(
@@ -176,9 +177,10 @@ class Audit:
         self.recomputed += 1
         return model
 
-    def _published(self, master: Float32) -> str:
+    def _published(self, version: int, master: Float32) -> str:
         try:
-            return versions.version_sha256(versions.to_patterns(master, self._dtype))
+            self._before = self._rounding.patterns(version, master, self._before)
+            return versions.version_sha256(self._before)
         except CodecError:
             return ""
 
@@ -284,7 +286,7 @@ def audit(root: str | Path) -> AuditResult:
         plan = load_plan(root / "plan.json")
         spec = merge_spec(plan, statistics_of(root / "model" / "artifact.bin"))
         with copied(journal) as db:
-            return _audit(root, Audit(db, plan.compression.downlink, spec))
+            return _audit(root, Audit(db, plan.compression.downlink.rounding, spec))
     except (OSError, ValueError, sqlite3.DatabaseError) as error:
         return _unreadable(f"{type(error).__name__}: {error}")
 

@@ -26,7 +26,9 @@ from wire.codecs import model as versions
 from wire.codecs.arrays import Float32
 from wire.codecs.model import Patterns
 
-SNAPSHOT_EVERY = 10  # versions; recovery repeats nine merges at most
+SNAPSHOT_EVERY = (
+    versions.KEY_EVERY
+)  # a version that can be rounded without the one before; versions; recovery repeats nine merges at most
 BUSY_S = 5.0  # an audit may read while the run writes; WAL makes that short
 
 
@@ -202,14 +204,15 @@ class Journal:
         self,
         action: a.CommitVersion,
         master: Float32,
-        dtype: versions.Dtype,
+        rounding: versions.Rounding | versions.Dtype,
         spec: MergeSpec = FEDAVG,
         state: State = EMPTY,
+        before: Patterns | None = None,
     ) -> Committed:
         """Merge in the recorded order and write the version, its merges and outcomes. One transaction: the open one."""
         spec = msgspec.structs.replace(spec, server_lr=action.server_lr, version=action.version)
         merged = merge.apply(master, self._items(action, spec), spec, state)
-        patterns = versions.to_patterns(merged.master, dtype)
+        patterns = versions.as_rounding(rounding).patterns(action.version, merged.master, before)
         name = versions.version_sha256(patterns)
         digest = sha256_of(merged.master)
         self._version_row(action.version, name, digest, merged.state, action.round, action.server_lr)

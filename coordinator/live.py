@@ -97,7 +97,7 @@ class LiveModels:
         return ModelRef(
             version=version,
             sha256=versions.version_sha256(patterns),
-            parameters=patterns.size,
+            parameters=versions.parameters_of(patterns),
             dtype=self._dtype,
             full=whole.ref,
         )

@@ -38,7 +38,7 @@ class Model(NamedTuple):
 
 def restore_model(
     journal: Journal,
-    dtype: versions.Dtype,
+    rounding: versions.Rounding | versions.Dtype,
     keep: int,
     spec: MergeSpec = FEDAVG,
     also: frozenset[int] = frozenset(),
@@ -63,13 +63,14 @@ def restore_model(
     state = _state_of(journal, version, row[3])
     recent: deque[tuple[int, Patterns]] = deque(maxlen=keep)
     older: list[tuple[int, Patterns]] = []
-    recent.append((version, versions.to_patterns(master, dtype)))
+    rounding = versions.as_rounding(rounding)
+    recent.append((version, rounding.patterns(version, master, None)))
     while version < last:
         version += 1
         master, state = next_model(journal, version, master, state, spec)
         if len(recent) == keep and recent[0][0] in also:
             older.append(recent[0])
-        recent.append((version, versions.to_patterns(master, dtype)))
+        recent.append((version, rounding.patterns(version, master, recent[-1][1])))
     _expect(journal, version, versions.version_sha256(recent[-1][1]), "sha256")
     return Model(master, (*older, *recent), state)
 

@@ -48,7 +48,7 @@ class Service:
         journal: Journal,
         model: Model,
         merging: MergeSpec,
-        dtype: versions.Dtype,
+        rounding: versions.Rounding,
         inbox: Inbox,
         link: BrokerLink,
         inbound: Inbound,
@@ -60,7 +60,7 @@ class Service:
         mono: Callable[[], float] = time.monotonic,
         wait: Callable[[float], Any] = time.sleep,
     ) -> None:
-        self._core, self._journal, self._dtype, self._merging = core, journal, dtype, merging
+        self._core, self._journal, self._rounding, self._merging = core, journal, rounding, merging
         self._master, self._server_state = model.master, model.state
         self._patterns: dict[int, Patterns] = dict(model.recent)
         self._inbox, self._link, self._inbound, self._outbound = inbox, link, inbound, outbound
@@ -195,7 +195,12 @@ class Service:
         match action:
             case a.CommitVersion():
                 return self._journal.commit_version(
-                    action, self._master, self._dtype, self._merging, self._server_state
+                    action,
+                    self._master,
+                    self._rounding,
+                    self._merging,
+                    self._server_state,
+                    self._patterns.get(action.version - 1),
                 )
             case a.JournalUpdate():
                 self._journal.apply(action, self._payloads[action.agent, action.task])

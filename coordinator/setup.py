@@ -35,7 +35,6 @@ from topology.allotment import TABLE_NAME, read_table
 from topology.plan import Plan, load_plan
 from wire import topics
 from wire.codecs import CodecError
-from wire.codecs import model as versions
 from wire.codecs.arrays import Float32
 
 NODE = topics.COORDINATOR
@@ -110,13 +109,13 @@ def _initial(path: Path, parameters: int) -> Float32:
 def open_journal(root: Path, files: Files, merging: MergeSpec) -> tuple[Journal, Model, bool]:
     """The journal, the model as of its last version, and whether there was a run in it already."""
     path = root / "nodes" / NODE / "journal.sqlite"
-    dtype = files.plan.compression.downlink
+    rounding = files.plan.compression.downlink.rounding
     try:
         journal = Journal.open(path, run=files.plan.run, plan_sha256=files.plan_sha256)
-        model = restore_model(journal, dtype, DELTAS_MAX + 1, merging, also=named_versions(journal))
+        model = restore_model(journal, rounding, DELTAS_MAX + 1, merging, also=named_versions(journal))
         resumed = model is not None
         if model is None:
-            patterns = versions.to_patterns(files.initial, dtype)
+            patterns = rounding.patterns(0, files.initial, None)
             with journal.transaction():
                 journal.begin_model(files.initial, patterns)
             model = Model(files.initial, ((0, patterns),))
@@ -186,7 +185,7 @@ def _assemble(
     link: BrokerLink,
     evaluator: Evaluator,
 ) -> Service:
-    parameters, dtype = files.artifact.size, files.plan.compression.downlink
+    parameters, rounding = files.artifact.size, files.plan.compression.downlink.rounding
     reachable = frozenset(version for version, _ in model.recent)
     # Refusals and a full outbox are told to the service, which is made last: hence the two lambdas.
     made: list[Service] = []
@@ -197,7 +196,7 @@ def _assemble(
         refuse=lambda agent, topic, reason, size: made[0].refuse(agent, topic, reason, size),
         defect_of=lambda payload: merge.defect_of(payload, parameters),
     )
-    live = LiveModels(files.artifact_bytes, dtype, model_chunk_bytes(files.plan))
+    live = LiveModels(files.artifact_bytes, rounding.dtype, model_chunk_bytes(files.plan))
     outbound = Outbound(config, link, inbound, live, full=lambda topic: made[0].outbox_full(topic))
     made.append(
         Service(
@@ -205,7 +204,7 @@ def _assemble(
             journal=journal,
             model=model,
             merging=merging,
-            dtype=dtype,
+            rounding=rounding,
             inbox=inbox,
             link=link,
             inbound=inbound,

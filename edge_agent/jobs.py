@@ -137,11 +137,15 @@ class Jobs:
     def _hold_model(self, model: m.ModelRef, version: int, job: Install) -> str:
         """Returns the sha256 of the version; only of the last one in a chain it is known what it must be."""
         if job.reference.base_version is None:
-            patterns = versions.decode_full(job.payload, model.parameters, model.dtype)
+            patterns = versions.decode_full(
+                job.payload, versions.items(model.parameters, model.dtype), model.dtype
+            )
         else:
             patterns = versions.apply_delta(self._spool.patterns(), job.payload)
         sha256 = versions.version_sha256(patterns)
-        if patterns.size != model.parameters or (version == model.version and sha256 != model.sha256):
+        if versions.parameters_of(patterns) != model.parameters or (
+            version == model.version and sha256 != model.sha256
+        ):
             raise WorkError(f"{job.reference.name} does not lead to version {version}")
         self._spool.hold(version, sha256, model.dtype, patterns)
         return sha256

@@ -46,7 +46,7 @@ class HeldModel(Struct, frozen=True, kw_only=True):
     version: int
     sha256: str
     n: int
-    dtype: Literal["fp16", "none"]
+    dtype: Literal["fp16", "int8", "none"]
 
 
 class HeldGraph(Struct, frozen=True, kw_only=True):

@@ -172,7 +172,7 @@ class Spool:
         return np.frombuffer(content, np.dtype(f"<u{WIDTHS[model.dtype]}"))
 
     def hold(
-        self, version: int, sha256: str, dtype: Literal["fp16", "none"], patterns: NDArray[np.generic]
+        self, version: int, sha256: str, dtype: Literal["fp16", "int8", "none"], patterns: NDArray[np.generic]
     ) -> None:
         """Replace the version held. Raises SpoolError."""
         with self._lock:

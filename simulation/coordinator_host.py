@@ -226,7 +226,7 @@ class CoordinatorHost:
                 journal=self.journal,
                 model=model,
                 merging=self.merging,
-                dtype="fp16",
+                rounding=versions.Rounding(),
                 inbox=None,  # type: ignore[arg-type]  # its loop is ours
                 inbound=inbound,
                 outbound=outbound,

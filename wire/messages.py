@@ -56,7 +56,7 @@ class ModelRef(Struct, frozen=True, kw_only=True):
     version: Annotated[int, Meta(ge=0, le=1 << 40)]
     sha256: Sha256
     parameters: Annotated[int, Meta(ge=1, le=1 << 30)]
-    dtype: Literal["fp16", "none"]
+    dtype: Literal["fp16", "int8", "none"]
     full: ObjectRef
     deltas: Annotated[tuple[ObjectRef, ...], Meta(max_length=8)] = ()
 

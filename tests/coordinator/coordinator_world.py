@@ -136,6 +136,7 @@ class World:
     """Runs a core against model agents until it stops. Raises AssertionError with the seed when something is off."""
 
     core_type: type[CoordinatorCore] = CoordinatorCore
+    rounding = versions.Rounding()
 
     def __init__(self, config: CoordinatorConfig, seed: int, habits: Habits | None = None) -> None:
         self.config, self.seed, self.habits = config, seed, habits or Habits()
@@ -144,7 +145,8 @@ class World:
         self.journal = memory_journal(config.run)
         self.master = np.zeros(PARAMETERS, np.float32)
         with self.journal.transaction():
-            self.journal.begin_model(self.master, versions.to_patterns(self.master))
+            self.patterns = self.rounding.patterns(0, self.master, None)
+            self.journal.begin_model(self.master, self.patterns)
         self.journal.next_epoch()
         self.core = self.core_type(config, restore_state(self.journal, config))
         self.crashes = 0
@@ -213,8 +215,10 @@ class World:
                 self.journal.apply(action, PAYLOADS[action.sha256])
                 return e.UpdateJournalled(agent=action.agent, task=action.task, sha256=action.sha256)
             case a.CommitVersion():
-                made: Committed = self.journal.commit_version(action, self.master, "fp16")
-                self.master = made.master
+                made: Committed = self.journal.commit_version(
+                    action, self.master, self.rounding, before=self.patterns
+                )
+                self.master, self.patterns = made.master, made.patterns
                 return e.VersionCommitted(version=made.version, sha256=made.sha256, refused=made.refused)
         self.journal.apply(action)
         return None
@@ -233,9 +237,9 @@ class World:
 
     def restart(self) -> None:
         self.journal.next_epoch()
-        model = restore_model(self.journal, "fp16", keep=8)
+        model = restore_model(self.journal, self.rounding, keep=8)
         assert model is not None
-        self.master = model.master
+        self.master, self.patterns = model.master, model.recent[-1][1]
         self.core = self.core_type(self.config, restore_state(self.journal, self.config))
         self.feed(e.Started(resumed=True))
         self.feed(e.Connected())

@@ -97,7 +97,7 @@ def test_the_rest_is_carried_over() -> None:
     assert (plan.data.partition.kind, plan.data.partition.options) == ("dirichlet", {"alpha": 0.3})
     assert (plan.policy.cohort, plan.policy.deadline_s, plan.policy.quorum) == (8, 30.0, 0.7)
     assert plan.compression.uplink.chain == uplink_spec(0.01, "int8")
-    assert plan.compression.downlink == "none"
+    assert plan.compression.downlink.quantize == "none"
     assert plan.faults[0].trigger == Trigger(at_s=40.0)
     assert plan.faults[1].trigger == Trigger(round=3, state="collecting")
     assert plan.faults[0].heal_after_s == 20.0

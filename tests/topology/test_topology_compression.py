@@ -12,6 +12,7 @@ from topology.plan import CompressionPlan
 from topology.schema.compression import PRESETS
 from topology.validate import parse_topology
 from wire.codecs import CodecSpec, Feedback, Sparsify, decode, layers_of, make_chain
+from wire.codecs.model import Rounding
 
 HEAD = """
 name: x
@@ -135,3 +136,10 @@ def test_what_does_not_go_together_is_refused_with_the_reason(uplink: str, path:
 def test_dgc_carries_the_momentum_itself() -> None:
     found = refusals("dgc", more="training: {rounds: 1, optimizer: {lr: 0.1, momentum: 0.9}}\n")
     assert "already applies momentum" in found["training.optimizer.momentum"]
+
+
+def test_the_downlink_is_whole_or_a_share_in_three_widths() -> None:
+    assert plan_of("{downlink: {quantize: int8}}").downlink.rounding == Rounding("int8", 1.0)
+    assert plan_of("{downlink: {delta: 5 %}}").downlink.rounding == Rounding("fp16", 0.05)
+    found = refusals("{downlink: {quantize: int8, delta: 0.1}}")
+    assert "renewed together" in found["compression.downlink.delta"]

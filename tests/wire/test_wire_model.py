@@ -13,18 +13,25 @@ from hypothesis.extra import numpy as hnp
 
 from wire.codecs import CodecError
 from wire.codecs.model import (
+    KEY_EVERY,
+    SCALE_BLOCK,
+    WIDTHS,
     Dtype,
+    Rounding,
     apply_delta,
+    as_rounding,
     decode_full,
     encode_delta,
     encode_full,
     from_patterns,
+    items,
+    parameters_of,
     to_patterns,
     version_sha256,
 )
 
-DTYPES: list[Dtype] = ["fp16", "none"]
-UINTS = {"fp16": np.uint16, "none": np.uint32}
+DTYPES: list[Dtype] = ["fp16", "none", "int8"]
+UINTS = {"fp16": np.uint16, "none": np.uint32, "int8": np.uint8}
 
 
 def patterns_of(dtype: Dtype, n: int, seed: int = 0) -> np.ndarray:
@@ -107,9 +114,9 @@ def test_hostile_bytes_raise_codec_error_or_decode_to_the_right_size(dtype: Dtyp
             data = bytearray(payload)
             at = rng.randrange(len(data))
             data[at : at + rng.randrange(3)] = rng.randbytes(rng.randrange(3))
-            for read in (lambda b: decode_full(b, 500, dtype), lambda b: apply_delta(base, b)):
+            for read in (lambda b: decode_full(b, base.size, dtype), lambda b: apply_delta(base, b)):
                 try:
-                    assert read(bytes(data)).shape == (500,)
+                    assert read(bytes(data)).shape == base.shape
                 except CodecError:
                     refused += 1
     assert refused > 1_200
@@ -132,3 +139,60 @@ def test_a_delta_for_another_model_is_refused() -> None:
         assert caught.value.reason == "n"
     with pytest.raises(CodecError, match="base"):
         encode_delta(patterns_of("fp16", 10), patterns_of("none", 10))
+
+
+def test_int8_versions_are_within_half_a_step_and_survive_extremes() -> None:
+    rng = np.random.default_rng(2)
+    vector = (rng.standard_t(3, 5_000) * 0.05).astype(np.float32)
+    model = from_patterns(to_patterns(vector, "int8"))
+    assert model.shape == vector.shape
+    for start in range(0, 5_000, SCALE_BLOCK):
+        piece, made = vector[start : start + SCALE_BLOCK], model[start : start + SCALE_BLOCK]
+        step = 2.0 ** np.ceil(np.log2(np.abs(piece).max() / 127))
+        assert np.abs(piece - made).max() <= step / 2 * 1.0001
+    assert np.array_equal(to_patterns(model, "int8"), to_patterns(vector, "int8")), (
+        "rounding again changes nothing"
+    )
+    largest = np.finfo(np.float32).max
+    extremes = np.array([largest, -largest, 1e-45, 0.0], np.float32)
+    assert np.isfinite(from_patterns(to_patterns(extremes, "int8"))).all()
+    assert not from_patterns(to_patterns(np.zeros(7, np.float32), "int8")).any()
+    with pytest.raises(CodecError, match="scale"):
+        from_patterns(np.array([1, 0], np.uint8))
+
+
+@given(n=st.integers(0, 5_000))
+def test_the_number_of_parameters_follows_from_the_number_of_patterns(n: int) -> None:
+    for dtype, width in WIDTHS.items():
+        assert parameters_of(np.zeros(items(n, dtype), f"<u{width}")) == n
+
+
+def test_small_steps_of_an_int8_version_make_a_small_delta() -> None:
+    rng = np.random.default_rng(3)
+    vector = (rng.standard_normal(100_000) * 0.05).astype(np.float32)
+    base = to_patterns(vector, "int8")
+    new = to_patterns(vector + (rng.standard_normal(100_000) * 2e-4).astype(np.float32), "int8")
+    payload = encode_delta(base, new)
+    assert np.array_equal(apply_delta(base, payload), new)
+    assert len(payload) < 0.5 * len(encode_full(new))
+
+
+def test_a_version_renews_its_share_and_what_is_left_out_comes_later() -> None:
+    """Error feedback on the server's side: a model that stands still is reached, whatever was left out before."""
+    rng = np.random.default_rng(4)
+    target = (rng.standard_normal(20_000) * 0.05).astype(np.float32)
+    rounding, patterns = Rounding("fp16", 0.1), to_patterns(np.zeros(20_000, np.float32))
+    drifts = []
+    for version in range(1, 10):
+        before = patterns
+        patterns = rounding.patterns(version, target, before)
+        assert np.count_nonzero(patterns != before) <= 2_000
+        held = apply_delta(before, encode_delta(before, patterns))
+        assert np.array_equal(held, decode_full(encode_full(patterns), 20_000))
+        drifts.append(float(np.abs(target - from_patterns(patterns)).max()))
+    assert drifts == sorted(drifts, reverse=True)
+    assert np.array_equal(rounding.patterns(KEY_EVERY, target, patterns), to_patterns(target))
+    assert np.array_equal(rounding.patterns(3, target, None), to_patterns(target))
+    assert np.array_equal(
+        as_rounding("none").patterns(3, target, to_patterns(target, "none")), target.view("<u4")
+    )

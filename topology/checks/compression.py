@@ -134,3 +134,14 @@ def auto_stands_alone(topology: Topology) -> Iterator[Problem]:
         yield Problem((*UPLINK, "adaptive", "least"), f"is more than most: {uplink.adaptive.most:g}")
     if uplink.error_feedback.warm_up:
         yield Problem((*FEEDBACK, "warm_up"), "auto chooses the share of every round itself", "remove it")
+
+
+@check("compression")
+def a_share_of_a_version_has_values_of_its_own(topology: Topology) -> Iterator[Problem]:
+    downlink = topology.compression.downlink
+    if downlink.delta < 1 and downlink.quantize == "int8":
+        yield Problem(
+            ("compression", "downlink", "delta"),
+            "int8 has one scale for 1,024 parameters: they are renewed together or not at all",
+            "quantize: fp16, or delta: 1",
+        )

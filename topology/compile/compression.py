@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from topology.chains import chain_of
 from topology.plan import CompressionPlan, UplinkPlan
-from topology.plan.compression import AdaptivePlan, WarmUp
+from topology.plan.compression import AdaptivePlan, DownlinkPlan, WarmUp
 from topology.schema import Topology
 from topology.schema.compression import Adaptive, ErrorFeedback
 from wire.codecs import spec
@@ -22,7 +22,9 @@ def compile_compression(topology: Topology) -> CompressionPlan:
             bypass=uplink.bypass == "tiny",
             adaptive=_adaptive_of(uplink.adaptive),
         ),
-        downlink=topology.compression.downlink.quantize,
+        downlink=DownlinkPlan(
+            quantize=topology.compression.downlink.quantize, delta=topology.compression.downlink.delta
+        ),
     )
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from msgspec import Struct, field
 
+from wire.codecs.model import Dtype, Rounding
 from wire.codecs.spec import CodecSpec, Feedback
 
 
@@ -34,6 +33,17 @@ class UplinkPlan(Struct, frozen=True, kw_only=True):
     adaptive: AdaptivePlan | None = None
 
 
+class DownlinkPlan(Struct, frozen=True, kw_only=True):
+    """`delta`: the share of its parameters in which a version differs from the one before."""
+
+    quantize: Dtype = "fp16"
+    delta: float = 1.0
+
+    @property
+    def rounding(self) -> Rounding:
+        return Rounding(self.quantize, self.delta)
+
+
 class CompressionPlan(Struct, frozen=True, kw_only=True):
     uplink: UplinkPlan = field(default_factory=UplinkPlan)
-    downlink: Literal["fp16", "none"] = "fp16"
+    downlink: DownlinkPlan = field(default_factory=DownlinkPlan)

@@ -177,9 +177,15 @@ class Uplink(Strict):
 
 
 class Downlink(Strict):
-    """To the devices: float16 versions with server-side error feedback, or exact float32."""
+    """To the devices: versions as float16, int8 or exact float32, whole or as the difference to one that a device
+    holds. What rounding leaves out stays with the coordinator and goes into the next version.
+    """
 
-    quantize: Literal["none", "fp16"] = "fp16"
+    quantize: Literal["none", "fp16", "int8"] = "fp16"
+    delta: Annotated[
+        Fraction,
+        Field(description="Share of the parameters that a version renews: smaller differences. 1: all."),
+    ] = 1.0
 
 
 def _preset(value: Any) -> Any:

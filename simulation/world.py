@@ -15,9 +15,16 @@ from simulation.coordinator_host import CoordinatorHost
 from simulation.habits import WORLDS, Habits, world_of
 from topology.plan import PolicyPlan, UplinkPlan
 from wire import messages as m
-from wire.codecs import uplink_spec
+from wire.codecs import CodecSpec, Sparsify, uplink_spec
 
 RUN = "sim"
+# Whatever a chain leaves out has to be conserved; a seed decides which one it is.
+CHAINS = (
+    uplink_spec(0.5),
+    CodecSpec(sparsify=Sparsify(kind="random_k", fraction=0.3), quantize="int4"),
+    CodecSpec(sparsify=Sparsify(kind="threshold", threshold=0.1), quantize="ternary"),
+    CodecSpec(rotate="hadamard", quantize="eden", bits=2, entropy="none"),
+)
 PARAMETERS = 300
 AGENTS = 4
 # A run of four rounds ends within some hundred seconds; with every fault and extension within 2,000.
@@ -38,7 +45,7 @@ def make_config(seed: int) -> CoordinatorConfig:
         samples_max=SAMPLES,
         parameters=PARAMETERS,
         train=m.TrainSpec(local_epochs=1, batch_size=16, lr=0.1),
-        uplink=UplinkPlan(chain=uplink_spec(0.5)),
+        uplink=UplinkPlan(chain=CHAINS[seed % len(CHAINS)]),
         policy=PolicyPlan(cohort=2 + seed % 3, over_select=(1.0, 1.4)[seed % 2], deadline_s=40.0, quorum=0.5),
         start_timeout_s=120.0,
         open_grant_bytes_max=2_500,  # room for two updates and a half: offers have to stand in line

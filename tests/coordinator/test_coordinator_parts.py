@@ -238,7 +238,7 @@ def test_the_configuration_follows_the_plan() -> None:
     plan = make_plan(3, training={"rounds": 9, "stop_at_accuracy": 0.9})
     config = from_plan(plan, 80)
     assert (config.rounds, config.stop_at_accuracy, config.samples_max) == (9, 0.9, 50)
-    assert config.uplink.top_k == 0.5
+    assert config.uplink == plan.compression.uplink
     assert set(config.agents) == {"d-0", "d-1", "d-2"}
     assert model_chunk_bytes(plan) == 65_536
 

@@ -14,7 +14,6 @@ from coordinator.trained import trained_model
 from learning.autodiff import build_training_graph, initial_parameters
 from learning.models import build_model
 from topology.plan import dump_plan
-from wire.codecs import model as versions
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def root(tmp_path: Path) -> Path:
     journal = Journal.open(path, run=plan.run, plan_sha256="x")
     initial = initial_parameters(model, artifact)
     with journal.transaction():
-        journal.begin_model(initial, versions.to_patterns(initial, plan.compression.downlink))
+        journal.begin_model(initial, plan.compression.downlink.rounding.patterns(0, initial, None))
     journal.close()
     return tmp_path
 

@@ -13,7 +13,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from wire import chunks, topics
 from wire import messages as m
-from wire.codecs import make_chain, uplink_spec
+from wire.codecs import make_chain
 
 REPORT = m.Report(
     samples=50, steps=5, loss=1.0, train_s=0.1, step_s=0.02, fetch_s=0.0, fetch_bytes=0,
@@ -124,8 +124,7 @@ class MqttAgent:
         if known or (vector := self.update(task)) is None:
             return
         self.send(m.Progress(task=task.task, phase="training", done=1, total=2))
-        spec = uplink_spec(task.uplink.top_k, task.uplink.quantize, task.uplink.entropy)
-        payload = make_chain(spec).encode(vector, seed=task.seed)
+        payload = make_chain(task.uplink.chain).encode(vector, seed=task.seed)
         self.offer(task.task, payload)
 
     def offer(self, task: str, payload: bytes) -> None:

@@ -196,3 +196,16 @@ def test_a_version_renews_its_share_and_what_is_left_out_comes_later() -> None:
     assert np.array_equal(
         as_rounding("none").patterns(3, target, to_patterns(target, "none")), target.view("<u4")
     )
+
+
+def test_golden_bytes_of_int8_versions() -> None:
+    base = to_patterns(np.linspace(-1, 1, 12, dtype=np.float32), "int8")
+    new = base + np.uint8(1)
+    new[-1] = base[-1]
+    assert (encode_full(base).hex(), encode_delta(base, new).hex()) == (FULL_INT8, STEPS_INT8)
+    assert np.array_equal(decode_full(bytes.fromhex(FULL_INT8), items(12, "int8"), "int8"), base)
+    assert np.array_equal(apply_delta(base, bytes.fromhex(STEPS_INT8)), new)
+
+
+FULL_INT8 = "454d0100010000000d0000000d000000000d000000c0ccd7e3effa06111d2934407a"
+STEPS_INT8 = "454d0103010000000d0000000d000000000d00000001010101010101010101010100"

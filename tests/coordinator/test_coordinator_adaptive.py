@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from coordinator_world import Habits, World, make_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from coordinator.adaptive import (
     slope_of,
     update_bytes,
 )
+from topology.plan import UplinkPlan
 from topology.plan.compression import AdaptivePlan
 from wire.codecs import make_chain
 
@@ -124,3 +126,24 @@ def test_the_slope_is_that_of_a_line_through_the_last_evaluations() -> None:
     assert slope_of(line) == pytest.approx(0.01)
     assert slope_of([(1, 0.0), *((v, 0.9) for v in range(2, 9))]) == pytest.approx(0.0)
     assert slope_of([(3, 0.1), (3, 0.2), (3, 0.3)]) is None
+
+
+def test_in_a_run_every_task_has_a_recorded_choice_that_follows_what_was_measured() -> None:
+    config = make_config(rounds=8, uplink=UplinkPlan(adaptive=PLAN))
+    world = World(config, seed=5, habits=Habits(crash=0.02))
+    world.run()
+    chosen = {f["task"]: f for _, name, f in world.records if name == "compression_chosen"}
+    opened = {f["task"] for _, name, f in world.records if name == "task_opened"}
+    assert opened <= set(chosen)
+    assert all(fields["reason"] and fields["budget_bytes"] > 0 for fields in chosen.values())
+    assert world.crashes > 0
+    assert any(fields["slope"] is not None for fields in chosen.values())
+    shares = {fields["share"] for fields in chosen.values()}
+    assert FIRST_SHARE in shares
+    assert min(shares) < FIRST_SHARE, "its accuracy rises by ten points a version: less is enough"
+
+
+def test_without_auto_nothing_is_chosen() -> None:
+    world = World(make_config(rounds=2), seed=1)
+    world.run()
+    assert not [name for _, name, _ in world.records if name == "compression_chosen"]

@@ -27,6 +27,14 @@ TRAIN = {
     "nesterov": True,
     "weight_decay": 0.0001,
 }
+UPLINK = {
+    "chain": {
+        "sparsify": {"kind": "top_k", "fraction": 0.01, "per_layer": True},
+        "rotate": "hadamard", "quantize": "eden", "bits": 2, "entropy": "smallest",
+    },
+    "feedback": {"kind": "dgc", "momentum": 0.9, "decay_after": 3, "decay_factor": 0.5, "restart": "fresh"},
+    "bypass": False,
+}  # fmt: skip
 REPORT = {
     "samples": 600, "steps": 38, "loss": 0.75, "train_s": 3.5, "step_s": 0.09, "fetch_s": 0.5, "fetch_bytes": 9_100,
     "peak_rss_bytes": 91_000_000, "residual_norm": 1.25, "raw_bytes": 827_688,
@@ -34,7 +42,7 @@ REPORT = {
 ONE: dict[str, Any] = {"task": "r3-t12"}
 EXAMPLES: dict[str, dict[str, Any]] = {
     "task": {
-        **ONE, "round": 3, "model": MODEL, "graph": GRAPH, "train": TRAIN, "uplink": {}, "seed": 2**62,
+        **ONE, "round": 3, "model": MODEL, "graph": GRAPH, "train": TRAIN, "uplink": UPLINK, "seed": 2**62,
         "deadline_s": 60.0,
     },
     "grant": {**ONE, "sha256": SHA, "chunk_bytes": 6_250, "window_bytes": 25_000, "missing": [3, 17]},

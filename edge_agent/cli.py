@@ -24,8 +24,13 @@ log = logging.getLogger("edge_agent")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if given[:1] == ["calibrate"]:
+            from edge_agent import calibrate
+
+            return calibrate.main(given[1:])
+        options = _parser().parse_args(given)
         config = load_config(options.config)
         logging.basicConfig(
             level=config.log_level.upper(),
@@ -42,7 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="edge-agent", description="One device of an EdgeRig run.")
+    parser = argparse.ArgumentParser(
+        prog="edge-agent",
+        description="One device of an EdgeRig run.",
+        epilog="`edge-agent calibrate --help`: time this device's training step and write its profile.",
+    )
     parser.add_argument("--config", type=Path, required=True, help="agent.yaml: who and where this device is")
     parser.add_argument("--version", action="version", version=software())
     return parser

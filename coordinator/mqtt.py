@@ -34,6 +34,8 @@ QUEUED_MAX = (
     32_768  # a large model's eight live objects in 1 kB chunks; beyond it publish fails and is recorded
 )
 RECONNECT_S = (1, 15)
+# The broker waits at its gate until every link is measured; then the whole fleet waits for us.
+FIRST_RETRY_S_MAX = 0.5
 CONNACK_S = 10.0  # a broker that accepted the connection and says nothing for so long is not well
 
 SYS_TOPICS = {
@@ -117,7 +119,7 @@ class BrokerLink:
             if self._mono() + delay_s > deadline:
                 raise self._unreachable(last)
             self._wait(delay_s)
-            delay_s = min(delay_s * 2, 5.0)
+            delay_s = min(delay_s * 2, FIRST_RETRY_S_MAX)
         if stopping():
             return
         self._client.loop_start()

@@ -75,7 +75,6 @@ def run(config: AgentConfig) -> int:
     service, history = assembly.build(config, software())
     try:
         assembly.pass_gate(config, service, history)
-        warming.join()
         reason = service.run()
     except AgentError as error:
         assembly.record_end(history, str(error))

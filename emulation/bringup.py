@@ -6,12 +6,15 @@ Used for all nodes at the start, and for one at a time whenever a container has 
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterable
 
 from emulation.cgroup import Cgroup, CgroupError
 from emulation.cpu import CpuShare, measure_shares
 from emulation.fleet import BROKER, Fleet, Node
 from emulation.link_keeper import VANISHED, LinkKeeper
+from emulation.listening import await_listener
 from emulation.paths import RunPaths, write_atomic
 from history.writer import HistoryWriter
 from topology.plan import DevicePlan, Plan
@@ -19,6 +22,7 @@ from topology.plan import DevicePlan, Plan
 MEMORY_SLACK = 0.01  # the kernel rounds limits down to whole pages
 # Something else on the host can only make a share smaller: a measurement it has spoilt is repeated, at most twice.
 CPU_ATTEMPTS = 3
+LISTEN_WAIT_S = 5.0  # Mosquitto polls its gate every tenth of a second and starts in another
 
 
 class BringUp:
@@ -35,6 +39,9 @@ class BringUp:
             history,
         )
         self._gated: dict[str, str] = {}
+        self._applied: dict[
+            str, tuple[str, str]
+        ] = {}  # before the start: for which boots of device and broker
 
     @property
     def gated(self) -> dict[str, str]:
@@ -48,11 +55,29 @@ class BringUp:
         broker = self._fleet.running[BROKER]
         nodes = dict(self._fleet.running)
         for device in self._plan.devices:
-            self._keeper.apply(device, nodes[device.name], broker)
+            if self._applied.get(device.name) != (nodes[device.name].token, broker.token):
+                self._keeper.apply(device, nodes[device.name], broker)
         self._keeper.measure([device.name for device in self._plan.devices])
         self.verify_quotas(self._plan.devices)
-        for name in (BROKER, *(device.name for device in self._plan.devices)):
-            self._open_gate(nodes[name])
+        self._open_gate(broker)
+        # Who knocks before the broker listens waits a second or more for the next attempt; it starts in a tenth.
+        port = self._plan.network.broker_port
+        await_listener(broker.container.pid, port, LISTEN_WAIT_S, clock=time.monotonic, sleep=time.sleep)
+        for device in self._plan.devices:
+            self._open_gate(nodes[device.name])
+
+    def apply_early(self) -> None:
+        """While others still start: links of those that run already. What fails is tried again in `all_at_once`."""
+        broker = self._fleet.running.get(BROKER)
+        if broker is None:
+            return
+        for device in self._plan.devices:
+            node = self._fleet.running.get(device.name)
+            if node is None or self._applied.get(device.name) == (node.token, broker.token):
+                continue
+            with contextlib.suppress(*VANISHED):
+                self._keeper.apply(device, node, broker)
+                self._applied[device.name] = (node.token, broker.token)
 
     def again(self, names: Iterable[str]) -> None:
         """Nodes that were started anew. A new broker means every up queue anew; what vanishes meanwhile

@@ -154,6 +154,7 @@ class Hostd:
             if not missing:
                 self._pending.clear()
                 return
+            self._bringup.apply_early()
             if time.monotonic() > deadline:
                 raise StartError(
                     f"waited {self._plan.start_timeout_s:.0f} s for the run's containers; missing: "

@@ -1,9 +1,10 @@
 """`compression: auto`: how much of an update a device sends, and in how many bits. A pure decision.
 
 Two questions, in this order:
-1. What does learning want? The share of an update begins at 1 %. While the accuracy still rises steeply, half of the
-   last share is enough; where it hardly rises, twice as much is sent (coarse updates first, finer ones when progress
-   needs them: Jhunjhunwala et al., ICASSP 2021, for bits; here k is what varies).
+1. What does learning want? The share of an update begins at 1 %. While the accuracy rises steeply, updates are worth
+   their bytes and twice the last share is sent; where it hardly rises any more, half of it is enough (Accordion,
+   Agarwal et al., MLSys 2021: little compression in critical regimes, much elsewhere). Where it has not risen yet, it
+   is the compression that may be in the way: twice as much, too.
 2. What does the link take? The upload may last its share of the deadline, and never longer than what the device's own
    training leaves of it. Of the shares up to the wanted one, the largest whose update fits in; int8 where it does, else
    ternary, which loses less than halving the share (STC, Sattler et al. 2019, figure 2).
@@ -22,6 +23,9 @@ from wire.codecs.spec import CodecSpec, Sparsify
 
 FIRST_SHARE = 0.01
 STEEP, FLAT = 0.005, 0.001  # accuracy per version: half a point is learning, a tenth is hardly any
+RISEN = (
+    0.2  # accuracy gained since the first evaluation: then a plateau is one of learning, not of compression
+)
 SLOPE_POINTS = 5  # the last evaluations; fewer than three say nothing
 SLOPE_POINTS_MIN = 3
 SPARE = 0.9  # of the deadline: what a busy machine delays must not make a task late
@@ -50,7 +54,8 @@ class UplinkRate(Struct, frozen=True):
 
 class Known(NamedTuple):
     """What a choice depends on. `train_s`: of this device, 0 if unknown; `share`: its last one, 0 if none;
-    `slope`: accuracy per version lately, None if unknown; `beside_bytes`: what travels beside the chain.
+    `slope`: accuracy per version lately, None if unknown; `gained`: accuracy since the first evaluation;
+    `beside_bytes`: what travels beside the chain.
     """
 
     rate: UplinkRate
@@ -59,6 +64,7 @@ class Known(NamedTuple):
     parameters: int
     slope: float | None
     share: float
+    gained: float = 0.0
     beside_bytes: int = 0
 
 
@@ -95,9 +101,11 @@ def _wanted(plan: AdaptivePlan, known: Known) -> tuple[float, str]:
     if known.slope is None or not known.share:
         why = "accuracy not known yet"
     elif known.slope >= STEEP:
-        share, why = share / 2, f"accuracy rises by {100 * known.slope:.2g} points a version"
+        share, why = share * 2, f"accuracy rises by {100 * known.slope:.2g} points a version"
+    elif known.slope <= FLAT and known.gained < RISEN:
+        share, why = share * 2, f"accuracy has not risen yet ({100 * known.gained:.2g} points in all)"
     elif known.slope <= FLAT:
-        share, why = share * 2, f"accuracy hardly rises ({100 * known.slope:.2g} points a version)"
+        share, why = share / 2, f"accuracy hardly rises any more ({100 * known.slope:.2g} points a version)"
     else:
         why = f"accuracy rises slowly ({100 * known.slope:.2g} points a version)"
     share = min(max(share, plan.fraction_min), plan.fraction_max)

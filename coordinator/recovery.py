@@ -151,6 +151,8 @@ def restore_state(
     ).fetchone()
     if evaluated is not None:
         state.evaluated_version, state.accuracy = evaluated
+        first = "SELECT accuracy FROM versions WHERE accuracy IS NOT NULL ORDER BY version LIMIT 1"
+        state.first_accuracy = (db.execute(first).fetchone() or (None,))[0]
         target = config.stop_at_accuracy
         met = target is not None and evaluated[1] is not None and evaluated[1] >= target
         state.target_met = met and state.evaluated_version > 0

@@ -191,6 +191,7 @@ def evaluated(turn: Turn, event: e.Evaluated) -> None:
     if event.version > state.evaluated_version:
         state.evaluated_version, state.accuracy = event.version, event.accuracy
         if event.accuracy is not None:
+            state.first_accuracy = event.accuracy if state.first_accuracy is None else state.first_accuracy
             state.accuracies.append((event.version, event.accuracy))
     if state.phase in (RunPhase.FINISHING, RunPhase.DONE):
         return

@@ -233,12 +233,19 @@ class CoordinatorState:
     positions_made: int = 0
     accuracy: float | None = None
     evaluated_version: int = -1
+    first_accuracy: float | None = None
     accuracies: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=SLOPE_POINTS))
     target_met: bool = False
     waiting_recorded: float = float("-inf")
     wait_until: float = float("inf")  # when the policy wants to be asked again
     finish_reason: str = ""
     goodbye_from: float = float("-inf")  # after a restart: nobody has had the time to say hello before
+
+    @property
+    def accuracy_gained(self) -> float:
+        """Since the first evaluation of this life of ours, at the best of the last ones."""
+        best = max((accuracy for _, accuracy in self.accuracies), default=0.0)
+        return best - self.first_accuracy if self.first_accuracy is not None else 0.0
 
     @property
     def granted_bytes(self) -> int:

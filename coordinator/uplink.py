@@ -55,6 +55,7 @@ def _known(turn: Turn, plan: AdaptivePlan, task: Task) -> Known:
         parameters=config.parameters,
         slope=slope_of(turn.state.accuracies),
         share=agent.share,
+        gained=turn.state.accuracy_gained,
         beside_bytes=int(BESIDE_SHARE * config.parameters) if config.uplink.bypass else 0,
     )
 

@@ -18,6 +18,7 @@ from coordinator.adaptive import (
     slope_of,
     update_bytes,
 )
+from coordinator.recovery import restore_state
 from topology.plan import UplinkPlan
 from topology.plan.compression import AdaptivePlan
 from wire.codecs import make_chain
@@ -45,20 +46,25 @@ def test_a_device_of_which_nothing_is_known_gets_one_percent_in_int8() -> None:
 
 
 @pytest.mark.parametrize(
-    ("slope", "share", "says"),
-    [(0.02, 0.005, "rises by 2 points"), (0.003, 0.01, "rises slowly"), (0.0, 0.02, "hardly rises")],
+    ("slope", "gained", "share", "says"),
+    [
+        (0.02, 0.1, 0.02, "rises by 2 points"),
+        (0.003, 0.5, 0.01, "rises slowly"),
+        (0.0, 0.5, 0.005, "hardly rises any more"),
+        (0.0, 0.05, 0.02, "has not risen yet"),
+    ],
 )
-def test_steep_learning_sends_half_and_flat_learning_twice_as_much(
-    slope: float, share: float, says: str
+def test_steep_learning_gets_twice_as_much_and_a_plateau_half(
+    slope: float, gained: float, share: float, says: str
 ) -> None:
-    choice = choose(PLAN, known(slope=slope))
+    choice = choose(PLAN, known(slope=slope, gained=gained))
     assert choice.share == pytest.approx(share)
     assert says in choice.reason
 
 
 def test_shares_stay_within_what_the_file_allows() -> None:
-    assert choose(PLAN, known(slope=0.0, share=0.1)).share == 0.1
-    assert choose(PLAN, known(slope=0.02, share=0.0025)).share == 0.0025
+    assert choose(PLAN, known(slope=0.02, share=0.1)).share == 0.1
+    assert choose(PLAN, known(slope=0.0, gained=0.5, share=0.0025)).share == 0.0025
 
 
 def test_a_slower_link_first_costs_bits_then_share() -> None:
@@ -140,7 +146,13 @@ def test_in_a_run_every_task_has_a_recorded_choice_that_follows_what_was_measure
     assert any(fields["slope"] is not None for fields in chosen.values())
     shares = {fields["share"] for fields in chosen.values()}
     assert FIRST_SHARE in shares
-    assert min(shares) < FIRST_SHARE, "its accuracy rises by ten points a version: less is enough"
+    assert max(shares) > FIRST_SHARE, (
+        "its accuracy rises by ten points a version: updates are worth their bytes"
+    )
+    lasting = world.core.state
+    again = restore_state(world.journal, config)
+    assert again.first_accuracy == lasting.first_accuracy == 0.0
+    assert again.agents["d-0"].uplink == lasting.agents["d-0"].uplink
 
 
 def test_without_auto_nothing_is_chosen() -> None:

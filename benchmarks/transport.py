@@ -174,7 +174,7 @@ def measure(fleet: list[Device]) -> dict[str, dict[str, Any]]:
                 raise RuntimeError(f"the link of {device.name} is not what was asked: {wrong}")
         broker = [str(mosquitto()), "-c", str(root / "broker" / "mosquitto.conf")]
         stack.enter_context(process(rig.broker, broker, root / "broker.log"))
-        python = [sys.executable, "-m", "benchmarks.transport_ends"]
+        python = [sys.executable, "-c", "from benchmarks.transport_ends import main; main()"]
         listening = stack.enter_context(
             process(rig.broker, [*python, "coordinator", str(root / COORDINATOR)], root / "coordinator.log")
         )

@@ -1,7 +1,7 @@
 """The two ends of `benchmarks.transport`, each a process in its own network namespace.
 
-    python -m benchmarks.transport_ends agent FOLDER        one device: the real agent that trains to a random vector
-    python -m benchmarks.transport_ends coordinator FOLDER  the real link, inbound and live objects of a coordinator
+    agent FOLDER        one device: the real agent that trains to a random vector
+    coordinator FOLDER  the real link, inbound and live objects of a coordinator
 
 The agent sends heartbeats of its own beside what it says anyway: numbered `Progress` messages at QoS 0 through the same
 client, so that their delay can be told. Both write what they saw as lines of JSON on standard output.
@@ -279,5 +279,5 @@ def coordinator(folder: Path) -> None:
         say(lane=name, beats=lane.beats)
 
 
-if __name__ == "__main__":
+def main() -> None:
     {"agent": agent, "coordinator": coordinator}[sys.argv[1]](Path(sys.argv[2]))

@@ -36,8 +36,8 @@ from benchmarks.transport_ends import RUN
 from compose.broker_config import mosquitto_conf
 from compose.credentials import RunCredentials, make_credentials, write_private
 from coordinator.config import link_budget
-from emulation.links import choose
-from emulation.links.base import LinkEnds
+from emulation.links import REGISTRY
+from emulation.links.base import Backend, LinkEnds
 from emulation.links.cut import drop_program
 from topology.plan import AgentConfig, DevicePlan, Link, Shape
 from wire.topics import COORDINATOR
@@ -80,12 +80,17 @@ def missing() -> str:
         return "install iproute2 (ip, tc)"
     if mosquitto() is None:
         return INSTALL
-    backend, probes = choose()
-    if backend.name == "none":
-        return "no link backend works here: " + "; ".join(f"{p.backend}: {p.reason}" for p in probes)
+    if not any(backend.probe().ok for backend in backends()):
+        said = (backend.probe() for backend in backends())
+        return "no link backend works here: " + "; ".join(f"{p.backend}: {p.reason}" for p in said)
     available = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
     lacking = {"bbr", "cubic"} - set(available)
     return f"the kernel has no {', '.join(sorted(lacking))}: modprobe tcp_bbr" if lacking else ""
+
+
+def backends() -> list[Backend]:
+    """Those that can lose packets, best first."""
+    return [REGISTRY[name]() for name in ("netem", "nfqueue")]
 
 
 def mosquitto() -> str | None:
@@ -158,7 +163,7 @@ def reset_connection(ends: LinkEnds) -> None:
 
 def measure(fleet: list[Device]) -> dict[str, dict[str, Any]]:
     """What both ends saw, by device."""
-    backend, _ = choose()
+    backend = next(backend for backend in backends() if backend.probe().ok)
     found: dict[str, dict[str, Any]] = {device.name: {"resets": 0} for device in fleet}
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))

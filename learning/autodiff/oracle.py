@@ -68,19 +68,42 @@ def _recurrent(kind: str) -> Translate:
     order = {"GRU": [1, 0, 2], "LSTM": [0, 2, 3, 1]}[kind]  # ONNX's gates in PyTorch's order
 
     def run(torch: Any, x: list[Any], a: dict[str, Any]) -> Any:
-        hidden = a["hidden_size"]
-        weight, recurrent = (torch.cat([t[0].split(hidden)[i] for i in order]) for t in x[1:3])
-        both = x[3][0].split(len(order) * hidden)
-        first, second = (torch.cat([b.split(hidden)[i] for i in order]) for b in both)
-        start = torch.zeros(1, x[0].shape[1], hidden)
-        flat = [weight, recurrent, first, second]
-        if kind == "GRU":
-            y, h = torch.gru(x[0], start, flat, True, 1, 0.0, True, False, False)
-            return y.unsqueeze(1), h
-        y, h, c = torch.lstm(x[0], (start, start), flat, True, 1, 0.0, True, False, False)
-        return y.unsqueeze(1), h, c
+        hidden, both = a["hidden_size"], a.get("direction", "forward") == "bidirectional"
+        flat = []
+        for way in range(2 if both else 1):
+            weight, recurrent = (torch.cat([t[way].split(hidden)[i] for i in order]) for t in x[1:3])
+            parts = x[3][way].split(len(order) * hidden)
+            flat += [weight, recurrent, *(torch.cat([p.split(hidden)[i] for i in order]) for p in parts)]
+        zeros = torch.zeros(1 + both, x[0].shape[1], hidden)
+        h, c = (x[i] if len(x) > i and x[i] is not None else zeros for i in (5, 6))
+        start = h if kind == "GRU" else (h, c)
+        y, *last = getattr(torch, kind.lower())(x[0], start, flat, True, 1, 0.0, True, both, False)
+        return y.reshape(*y.shape[:2], 1 + both, hidden).transpose(1, 2), *last
 
     return run
+
+
+def _conv_transpose(torch: Any, x: list[Any], a: dict[str, Any]) -> Any:
+    rank = x[1].dim() - 2
+    function = torch.nn.functional.conv_transpose1d if rank == 1 else torch.nn.functional.conv_transpose2d
+    pads = a.get("pads", [0] * 2 * rank)
+    if pads[:rank] != pads[rank:]:
+        raise AutodiffError("ConvTranspose with uneven pads is not translated for the check")
+    return function(
+        x[0],
+        x[1],
+        x[2] if len(x) > 2 else None,
+        stride=a.get("strides", [1] * rank),
+        padding=pads[:rank],
+        output_padding=a.get("output_padding", [0] * rank),
+        dilation=a.get("dilations", [1] * rank),
+        groups=a.get("group", 1),
+    )
+
+
+def _constant_of_shape(torch: Any, x: list[Any], a: dict[str, Any]) -> Any:
+    value = torch.tensor(numpy_helper.to_array(a["value"])) if "value" in a else torch.zeros(1)
+    return value.expand(x[0].tolist()).clone()
 
 
 def _norm(torch: Any, x: list[Any], a: dict[str, Any]) -> Any:
@@ -129,9 +152,21 @@ OPERATORS: dict[str, Translate] = {
     **{op: _method(name) for op, name in {
         "Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Pow": "pow", "MatMul": "matmul", "Where": "where",
         "Neg": "neg", "Exp": "exp", "Log": "log", "Sqrt": "sqrt", "Abs": "abs", "Erf": "erf", "Tanh": "tanh",
-        "Sigmoid": "sigmoid", "Relu": "relu", "Reciprocal": "reciprocal", "Max": "maximum", "Min": "minimum",
+        "Sigmoid": "sigmoid", "Equal": "eq", "Greater": "gt", "Less": "lt",
+        "GreaterOrEqual": "ge", "LessOrEqual": "le", "And": "logical_and", "Or": "logical_or", "Not": "logical_not",
+        "IsNaN": "isnan", "Relu": "relu", "Reciprocal": "reciprocal", "Max": "maximum", "Min": "minimum",
     }.items()},
     "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "ConstantOfShape": _constant_of_shape,
+    "Softplus": lambda torch, x, a: torch.nn.functional.softplus(x[0]),
+    "Elu": lambda torch, x, a: torch.nn.functional.elu(x[0], a.get("alpha", 1.0)),
+    "Einsum": lambda torch, x, a: torch.einsum(a["equation"], *x),
+    "Trilu": lambda torch, x, a: (torch.triu if a.get("upper", 1) else torch.tril)(
+        x[0], int(x[1]) if len(x) > 1 else 0
+    ),
+    "Range": lambda torch, x, a: torch.arange(*(t.item() for t in x)),
+    "Tile": lambda torch, x, a: x[0].tile(x[1].tolist()),
     "MaxPool": _pool("max"),
     "AveragePool": _pool("avg"),
     "GlobalAveragePool": lambda torch, x, a: x[0].mean(dim=list(range(2, x[0].dim())), keepdim=True),

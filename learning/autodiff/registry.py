@@ -141,7 +141,6 @@ NO_GRADIENT: frozenset[str] = frozenset(
         "Sign",
         "Size",
         "TopK",
-        "Trilu_mask",
         "Xor",
     ]
 )

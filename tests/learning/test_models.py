@@ -11,11 +11,12 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.fedavg_paper import reached
 from edgerig.commands.model import app
 from learning.artifact import InputSpec
 from learning.autodiff import AutodiffError, build_training_graph, initial_parameters
 from learning.autodiff.losses import LOSSES
-from learning.autodiff.table import document
+from learning.autodiff.table import document, figures
 from learning.evaluator import Evaluator, macro_f1
 from learning.models import MODELS, build_model
 from learning.plugins import PluginError, load_plugins
@@ -212,6 +213,33 @@ def test_the_operator_table_lists_every_rule():
     for operator in ("Conv", "GRU", "LayerNormalization", "Einsum"):
         assert f"| {operator} |" in text
     assert "| `cnn` | 1,663,370 |" in text
+
+
+def test_the_document_shows_recorded_figures_only(tmp_path):
+    assert figures(tmp_path) == []
+    row = {"ort_ms": 5.0, "torch_ms": 10.0, "ratio": 0.5, "ort_rss_mb": 80.0, "torch_rss_mb": 320.0}
+    (tmp_path / "training.json").write_text(json.dumps({"models": {"gru": row}}))
+    run = {"lr": 0.1, "rounds": 2, "accuracy": [0.9, 0.95], "best_mean_of_three": None, "rounds_to_99": None}
+    (tmp_path / "fedavg_paper.json").write_text(json.dumps({"sweep": {"0.1": [0.9, 0.95]}, "iid": run}))
+    text = "\n".join(figures(tmp_path))
+    assert "| `gru` | 5.00 ms | 10.00 ms | 0.50 | 80 MB | 320 MB | 0.25 |" in text
+    assert "| iid | 0.1 | 2 | 0.9500 | – | not reached |" in text
+
+
+def test_rounds_to_a_target_are_counted_over_three_rounds():
+    assert reached([0.991, 0.98, 0.99, 0.99, 0.99]) == 5
+    assert reached([0.999, 0.98, 0.991]) == 3
+    assert reached([0.99, 0.99]) is None
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_artifacts_hold_ordinary_operators_only(name):
+    """onnxruntime's own domains differ from platform to platform."""
+    _, artifact = prepared(name)
+    for graph in (artifact.training, artifact.inference):
+        model = onnx.load_from_string(graph)
+        assert {node.domain for node in model.graph.node} == {""}
+        assert {entry.domain for entry in model.opset_import} == {""}
 
 
 class Point:

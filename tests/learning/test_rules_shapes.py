@@ -110,3 +110,12 @@ def test_gather_of_a_single_index():
 @pytest.mark.parametrize(("op", "shape"), [("DepthToSpace", (2, 8, 2, 3)), ("SpaceToDepth", (2, 2, 4, 6))])
 def test_depth_and_space(op, shape):
     check_adjoint([node(op, ["x"], ["y"], blocksize=2)], {"x": values(*shape)}, ["x"])
+
+
+@pytest.mark.parametrize("upper", [0, 1])
+@pytest.mark.parametrize("diagonal", [None, -1, 2])
+def test_trilu(upper, diagonal):
+    arrays = {"x": values(2, 3, 4)}
+    if diagonal is not None:
+        arrays["k"] = np.asarray(diagonal, np.int64)
+    check_adjoint([node("Trilu", list(arrays), ["y"], upper=upper)], arrays, ["x"])

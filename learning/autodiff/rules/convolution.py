@@ -2,15 +2,15 @@
 
 y = Conv(x[N,C,*], w[O,C/G,*k]) is bilinear, so its gradients are convolutions again:
  dx = ConvTranspose(dy, w);  dw = a convolution of x with dy where batch and channels change places.
-The weight gradient has several forms of equal value and very different speed; `weight_gradient` chooses by
-shape; `python -m benchmarks.training` shows what the choice is worth on whole models.
+The weight gradient has several forms of equal value and very different speed; `form_of` chooses by shape, as
+recorded by `python -m benchmarks.gradient_forms`.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -145,16 +145,23 @@ STACK_BYTES_MAX = (
 )  # stacked taps of a depthwise layer: what a second-level cache holds, and no more memory
 
 
+WeightForm = Callable[[Tensor, Tensor, Window], Tensor]
+
+
 def weight_gradient(x: Tensor, dy: Tensor, g: Window) -> Tensor:
     """dw for y = Conv(x, w): chosen by shape, all forms give the same value."""
-    channels, outputs = x.dims[1], dy.dims[1]
+    return form_of(x.dims[1], dy.dims[1], g)(x, dy, g)
+
+
+def form_of(channels: int, outputs: int, g: Window) -> WeightForm:
+    """The form that `python -m benchmarks.gradient_forms` found fastest for such a layer."""
     if math.prod(g.kernel) == 1 and g.plain and set(g.stride) == {1} and g.groups == 1:
-        return _pointwise(x, dy, g)
+        return _pointwise
     if g.groups == channels == outputs:
-        return _depthwise(x, dy, g)
+        return _depthwise
     if g.groups == 1:
-        return _columns(x, dy, g)
-    return _swapped(x, dy, g)
+        return _columns
+    return _swapped
 
 
 def _pointwise(x: Tensor, dy: Tensor, g: Window) -> Tensor:

@@ -95,6 +95,12 @@ def pad(n: Node) -> Gradients:
     return n.graph.pad(n.dy, before, after)
 
 
+@rule("Trilu")
+def trilu(n: Node) -> Gradients:
+    """A triangle of the input, zero elsewhere: dy is cut in the same way."""
+    return n.graph.op("Trilu", n.dy, n.input(1) if n.has(1) else None, upper=int(n.attr("upper", 1)))
+
+
 @rule("Expand")
 def expand(n: Node) -> Gradients:
     return n.unbroadcast(n.dy, 0)

@@ -180,6 +180,7 @@ def curve(cells: Cells, model: str, rate: float) -> list[dict[str, Any]]:
         points.append(
             {
                 "chain": chain,
+                "seeds": len(made),
                 "update_bytes": update_bytes,
                 "uplink_ratio": 4 * made[0].parameters / update_bytes,
                 "accuracy": float(np.mean(accuracies)),

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from learning.artifact import ArtifactError, Flat, TrainingArtifact, unflatten
+from learning.resident import release_code_pages
 
 INPUT_TYPES = {"uint8": np.uint8, "float32": np.float32, "int64": np.int64, "int32": np.int32}
 
@@ -56,6 +57,8 @@ class StepSession:
         self._keep: list[ort.OrtValue] = []
         self._binding = self.session.io_binding()
         self._bind(artifact, params, grad)
+        # Measured on the cnn at batch 16 (benchmarks.memory): 16 MB less at the peak, no time that shows.
+        release_code_pages()
 
     def _bind(self, artifact: TrainingArtifact, params: Flat, grad: Flat) -> None:
         self._input("x", self.x)

@@ -29,11 +29,11 @@ from msgspec import MsgspecError, Struct, structs
 from coordinator import merge
 from coordinator.journal import as_vector, connect, sha256_of, steps_of
 from coordinator.merges import EMPTY, FEDAVG, Item, MergeSpec, State, state_sha256, unpack_state
-from coordinator.merging import merge_spec
+from coordinator.merging import merge_spec, statistics_of
+from coordinator.retention import stretches
 from coordinator.schema import JOURNAL_SCHEMA
 from history.events import Event
 from history.reader import Defect, read_history
-from learning.artifact import TrainingArtifact
 from topology.plan import load_plan
 from wire.codecs import CodecError
 from wire.codecs import model as versions
@@ -44,13 +44,26 @@ PROBLEMS_MAX = 200  # a broken file would name thousands; the first ones say eno
 
 
 class AuditResult(Struct, frozen=True, kw_only=True):
-    """`versions`: how many were recomputed bit for bit. `acked`: how many acks of agents were compared."""
+    """`versions`: how many were recomputed bit for bit. `acked`: how many acks of agents were compared.
+
+    `not_recomputed`: versions whose updates were let go (`merge.journal_bytes_max`), as (first, last) of each stretch;
+    a later snapshot stands for them.
+    """
 
     ok: bool
     versions: int
     updates: int
     acked: int
     problems: tuple[str, ...]
+    not_recomputed: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def missing(self) -> str:
+        """A sentence about what was let go; empty if nothing was."""
+        if not self.not_recomputed:
+            return ""
+        ranges = ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in self.not_recomputed)
+        return f"versions {ranges} cannot be recomputed: their updates were let go (merge.journal_bytes_max)"
 
 
 class Known(NamedTuple):
@@ -79,6 +92,7 @@ class Audit:
         self._before: versions.Patterns | None = None  # of the last version that was recomputed
         self.problems: list[str] = []
         self.recomputed = 0
+        self.skipped: list[int] = []
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         return self._db.execute(query, values).fetchall()
@@ -93,9 +107,43 @@ class Audit:
         count = 0
         for task, sha256, payload in self._db.execute("SELECT task, sha256, payload FROM updates"):
             count += 1
-            if hashlib.sha256(payload).hexdigest() != sha256:
+            if payload is not None and hashlib.sha256(payload).hexdigest() != sha256:
                 self.note(f"update {task}: its bytes are not what its sha256 says")
         return count
+
+    def check_let_go(self) -> None:
+        """Bytes may be missing only where the topology allows it, oldest first, and under a snapshot."""
+        newest = self.rows("SELECT coalesce(max(version), 0) FROM snapshots")[0][0]
+        for task, version in self.rows(
+            "SELECT u.task, o.version FROM updates u LEFT JOIN outcomes o ON o.task = u.task"
+            " WHERE u.payload IS NULL AND (o.task IS NULL OR coalesce(o.version, 0) > ?)",
+            newest,
+        ):
+            self.note(
+                f"update {task}: its bytes are gone, and no snapshot holds what it did (version {version})"
+            )
+        total, held = self.rows(
+            "SELECT coalesce(sum(bytes), 0), coalesce(sum(CASE WHEN payload IS NULL THEN 0 ELSE bytes END), 0)"
+            " FROM updates"
+        )[0]
+        if total != held and total <= self._spec.rule.journal_bytes_max:
+            self.note(
+                f"{total - held} bytes of updates are gone, although all {total} fit into journal_bytes_max"
+            )
+
+    def check_order_of_letting_go(self) -> None:
+        """Oldest first: what is gone had no elder of its own or an earlier version left."""
+        kept = 1 << 62  # the earliest version of which an elder is kept
+        for task, version, gone in self.rows(
+            "SELECT u.task, m.version, u.payload IS NULL FROM updates u JOIN merges m ON m.task = u.task"
+            " ORDER BY u.position"
+        ):
+            if gone and kept <= version:
+                self.note(
+                    f"update {task}: its bytes are gone, those of an older one of version {kept} are not"
+                )
+            elif not gone:
+                kept = min(kept, version)
 
     def check_outcomes(self) -> None:
         for task, outcome in self.rows(
@@ -157,6 +205,15 @@ class Audit:
         row = self.rows(
             "SELECT sha256, master_sha256, state_sha256, server_lr FROM versions WHERE version = ?", version
         )[0]
+        if snapshot is not None and _names(snapshot) != (row[1], row[2]):
+            self.note(f"version {version}: its snapshot is another model than the recorded one")
+        # Its updates were let go, or they are here and those of the version before are not.
+        if version > 0 and (self._let_go(version) or (before is None and self.skipped)):
+            self.skipped.append(version)
+            self._before = None
+            if snapshot is not None:
+                self._published(version, snapshot.master)  # what the next version is rounded against
+            return snapshot
         model = snapshot
         if version > 0:
             computed = self._merged(version, before, row[3]) if before is not None else None
@@ -165,8 +222,6 @@ class Audit:
             model = computed if computed is not None else snapshot
         if model is None:
             return None
-        if snapshot is not None and _names(snapshot) != (row[1], row[2]):
-            self.note(f"version {version}: its snapshot is another model than the recorded one")
         if _names(model) != (row[1], row[2]) or self._published(version, model.master) != row[0]:
             found = sha256_of(model.master)
             what = f"comes out as {found[:12]}, recorded is {row[1][:12]}"
@@ -177,6 +232,15 @@ class Audit:
         self.recomputed += 1
         return model
 
+    def _let_go(self, version: int) -> bool:
+        return bool(
+            self.rows(
+                "SELECT 1 FROM merges m JOIN updates u ON u.task = m.task"
+                " WHERE m.version = ? AND u.payload IS NULL LIMIT 1",
+                version,
+            )
+        )
+
     def _published(self, version: int, master: Float32) -> str:
         try:
             self._before = self._rounding.patterns(version, master, self._before)
@@ -185,7 +249,10 @@ class Audit:
             return ""
 
     def _merged(self, version: int, before: Known, server_lr: float) -> Known:
-        spec = structs.replace(self._spec, server_lr=server_lr, version=version)
+        seed = self.rows("SELECT value FROM meta WHERE key = 'noise_seed'")
+        spec = structs.replace(
+            self._spec, server_lr=server_lr, version=version, noise_seed=int(seed[0][0]) if seed else 0
+        )
         merged = merge.apply(before.master, self._items(version, spec), spec, before.state)
         for index, reason in merged.refused.items():
             self.note(f"version {version}: its update number {index} cannot be merged: {reason}")
@@ -271,11 +338,6 @@ def copied(journal: Path) -> Iterator[sqlite3.Connection]:
             db.close()
 
 
-def statistics_of(artifact: Path) -> list[slice]:
-    """The slices that are no weights. Without the artifact there is no model that could have any."""
-    return TrainingArtifact.from_bytes(artifact.read_bytes()).state if artifact.exists() else []
-
-
 def audit(root: str | Path) -> AuditResult:
     """Audit the run in `root`. What cannot be read at all is a problem too, never an exception."""
     root = Path(root)
@@ -296,6 +358,8 @@ def _audit(root: Path, work: Audit) -> AuditResult:
     if not schema or schema[0][0] != str(JOURNAL_SCHEMA):
         return _unreadable(f"journal schema {schema}, this version reads {JOURNAL_SCHEMA}")
     updates = work.check_updates()
+    work.check_let_go()
+    work.check_order_of_letting_go()
     work.check_outcomes()
     work.check_merges()
     work.check_versions()
@@ -308,6 +372,7 @@ def _audit(root: Path, work: Audit) -> AuditResult:
         updates=updates,
         acked=acked,
         problems=tuple(work.problems),
+        not_recomputed=stretches(work.skipped),
     )
 
 
@@ -322,6 +387,8 @@ def main(arguments: list[str]) -> int:
     result = audit(arguments[0])
     for problem in result.problems:
         print(f"audit: {problem}")
+    if result.missing:
+        print(f"audit: {result.missing}")
     verdict = "nothing is amiss" if result.ok else f"{len(result.problems)} problems"
     print(
         f"audit: {result.versions} versions recomputed, {result.updates} updates, {result.acked} acks: {verdict}"

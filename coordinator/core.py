@@ -68,7 +68,8 @@ class CoordinatorCore:
         turn = self._turn
         turn.begin(event.id, now)
         self._dispatch(turn, event)
-        run.advance(turn)
+        if not event.more:
+            run.advance(turn)
         return turn.actions
 
     def _dispatch(self, turn: Turn, event: e.Event) -> None:

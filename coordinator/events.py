@@ -12,7 +12,10 @@ from wire import messages as m
 
 
 class Event(Struct, frozen=True, kw_only=True, tag=True):
+    """`more`: another event follows at once, so there is no need to look at the whole run after this one."""
+
     id: int = 0
+    more: bool = False
 
 
 class Started(Event, frozen=True, kw_only=True):

@@ -52,6 +52,10 @@ class Inbox:
             self._bytes -= sum(len(item.payload) for item in taken if isinstance(item, Delivery))
             return taken
 
+    def waiting(self) -> bool:
+        with self._ready:
+            return bool(self._items) and not self._closed
+
     def overflowed(self) -> int:
         """How many were turned away since the last call."""
         with self._ready:

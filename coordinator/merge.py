@@ -22,8 +22,9 @@ from typing import NamedTuple
 import numpy as np
 
 from coordinator import merges
-from coordinator.merges import EMPTY, Item, MergeSpec, State
+from coordinator.merges import EMPTY, PAIRED, Item, MergeSpec, State
 from coordinator.statistics import StatisticsMean, without
+from wire import pair
 from wire.codecs import CodecError, Decoded, Limits, decode
 from wire.codecs.arrays import Float32
 
@@ -49,24 +50,28 @@ class Merged(NamedTuple):
 
 def checked(payload: bytes | memoryview, parameters: int) -> Decoded:
     """Decode and check one whole update. Raises UpdateRefused."""
-    limits = Limits(payload_bytes_max=parameters * 4 + OVERHEAD_BYTES, n_max=parameters)
+    limits = Limits(
+        payload_bytes_max=parameters * 4 + OVERHEAD_BYTES, n_max=parameters, magnitude_max=UPDATE_ABS_MAX
+    )
     try:
-        update = decode(payload, n=parameters, limits=limits)
+        return decode(payload, n=parameters, limits=limits)
     except CodecError as error:
         raise UpdateRefused(str(error)[:300]) from None
-    if not update.values.size:
-        return update
-    # Two reductions and no copy. The comparison is written so that a NaN fails it as well.
-    low, high = float(update.values.min()), float(update.values.max())
-    if not -UPDATE_ABS_MAX <= low <= high <= UPDATE_ABS_MAX:
-        raise UpdateRefused(f"values from {low:.3g} to {high:.3g}, no step is above {UPDATE_ABS_MAX:g}")
-    return update
 
 
-def defect_of(payload: bytes | memoryview, parameters: int) -> str:
-    """Why this update cannot be merged; empty if it can."""
+def checked_pair(payload: bytes | memoryview, parameters: int) -> tuple[Decoded, Decoded]:
+    """Both vectors of an update that carries two. Raises UpdateRefused."""
     try:
-        checked(payload, parameters)
+        first, second = pair.split(payload)
+    except CodecError as error:
+        raise UpdateRefused(str(error)[:300]) from None
+    return checked(first, parameters), checked(second, parameters)
+
+
+def defect_of(payload: bytes | memoryview, parameters: int, kind: str = "fedavg") -> str:
+    """Why this update cannot be merged by this kind of merge; empty if it can."""
+    try:
+        checked_pair(payload, parameters) if kind in PAIRED else checked(payload, parameters)
     except UpdateRefused as error:
         return str(error)
     return ""
@@ -82,7 +87,7 @@ def apply(master: Float32, items: Iterable[Item], spec: MergeSpec, state: State 
     samples = 0.0
     for index, item in enumerate(items):
         try:
-            update = _taken(item, master.size)
+            update, item = _taken(item, master.size, spec)
         except UpdateRefused as error:
             refused[index] = str(error)
             continue
@@ -98,9 +103,12 @@ def apply(master: Float32, items: Iterable[Item], spec: MergeSpec, state: State 
     return Merged(step.master, step.state, refused, samples)
 
 
-def _taken(item: Item, parameters: int) -> Decoded:
+def _taken(item: Item, parameters: int, spec: MergeSpec) -> tuple[Decoded, Item]:
     if not 0 < item.samples <= SAMPLES_MAX:
         raise UpdateRefused(f"{item.samples} samples, between 1 and {SAMPLES_MAX:.0e} can count")
     if not 0.0 < item.factor <= 1.0:
         raise UpdateRefused(f"factor {item.factor}, above 0 and up to 1 is allowed")
-    return checked(item.payload, parameters)
+    if spec.rule.kind not in PAIRED:
+        return checked(item.payload, parameters), item
+    update, control = checked_pair(item.payload, parameters)
+    return update, item._replace(control=control)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from coordinator.merges import MergeSpec
+from learning.artifact import TrainingArtifact
 from topology.plan import Plan
 
 
@@ -18,5 +20,12 @@ def merge_spec(plan: Plan, state: Sequence[slice]) -> MergeSpec:
         local_epochs=training.local_epochs,
         local_steps=training.local_steps,
         batch_size=training.batch_size,
+        agents=len(plan.devices),
+        wanted=plan.policy.buffer if plan.policy.kind in ("buffered", "asynchronous") else plan.policy.cohort,
         state=tuple((part.start, part.stop) for part in state),
     )
+
+
+def statistics_of(artifact: Path) -> list[slice]:
+    """The slices that are no weights. Without the artifact there is no model that could have any."""
+    return TrainingArtifact.from_bytes(artifact.read_bytes()).state if artifact.exists() else []

@@ -21,6 +21,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from coordinator.buffered import BufferedClient
 from coordinator.errors import EnvironmentFault
 from coordinator.events import Connected, Disconnected
 from coordinator.inbox import Delivery, Inbox
@@ -29,7 +30,7 @@ from wire import topics
 
 KEEPALIVE_S = 30  # the coordinator's link is never shaped; a dead broker is noticed within 45 s
 SESSION_EXPIRY_S = 3_600  # longer than any restart of a container, shorter than a forgotten run lasts
-INFLIGHT_MAX = 32  # chunks of at most 64 kB: 2 MB on the way to the broker
+INFLIGHT_MAX = 32  # chunks of at most 64 kB: 2 MB on the way; paho looks through all of them at each PUBACK
 QUEUED_MAX = (
     32_768  # a large model's eight live objects in 1 kB chunks; beyond it publish fails and is recorded
 )
@@ -79,7 +80,7 @@ class BrokerLink:
     def _make_client(self) -> paho.Client:
         address = self._address
         five = address.mqtt_version == 5
-        client = paho.Client(
+        client = BufferedClient(
             CallbackAPIVersion.VERSION2,
             client_id=address.username,
             clean_session=None if five else False,

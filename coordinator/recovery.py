@@ -111,7 +111,7 @@ def next_model(
     row = journal.db.execute("SELECT server_lr FROM versions WHERE version = ?", (version,)).fetchone()
     if row is None:
         raise JournalError(f"{journal.path} has no version {version}")
-    spec = msgspec.structs.replace(spec, server_lr=row[0], version=version)
+    spec = journal.spec_of(spec, version, row[0])
     merged = merge.apply(master, journal.recorded_items(version, spec), spec, state)
     if merged.refused:
         raise JournalError(

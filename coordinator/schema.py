@@ -48,5 +48,7 @@ CREATE TABLE snapshots (
     version INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, master BLOB NOT NULL, state BLOB NOT NULL
 ) STRICT;
 
+CREATE INDEX updates_kept ON updates (position, bytes) WHERE payload IS NOT NULL;
+
 CREATE INDEX tasks_of_agents ON tasks (agent, number);
 """

@@ -194,7 +194,7 @@ def _assemble(
         bytes_max=max(config.open_grant_bytes_max, config.update_bytes_max),
         objects_max=len(config.agents) + 1,
         refuse=lambda agent, topic, reason, size: made[0].refuse(agent, topic, reason, size),
-        defect_of=lambda payload: merge.defect_of(payload, parameters),
+        defect_of=lambda payload: merge.defect_of(payload, parameters, merging.rule.kind),
     )
     live = LiveModels(files.artifact_bytes, rounding.dtype, model_chunk_bytes(files.plan))
     outbound = Outbound(config, link, inbound, live, full=lambda topic: made[0].outbox_full(topic))

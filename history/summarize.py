@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from importlib import metadata
 
-from history import accounts, emulation, layers, verdict
+from history import accounts, emulation, layers, privacy, verdict
 from history import summary as s
 from history.checks import run_checks
 from history.compression import compressions
@@ -56,6 +56,7 @@ def summarize(record: Record, *, interrupted: bool = False) -> s.Summary:
         updates_merged=len(accounts.merged(record)),
         updates_discarded=_discarded(record),
         updates_lost=None if lost is None else len(lost),
+        epsilon=_rounded(privacy.epsilon(record)),
         accuracy=tuple(curve(record)),
         data=record.data,
         devices=tuple(_devices(record)),

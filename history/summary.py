@@ -150,6 +150,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     updates_merged: int
     updates_discarded: dict[str, int]
     updates_lost: int | None
+    epsilon: float | None = None  # of (ε, δ), with merge: dp_fedavg
     accuracy: tuple[CurvePoint, ...]
     data: Allotment | None
     devices: tuple[DeviceSummary, ...]

@@ -134,6 +134,13 @@ METRICS |= {
 
 
 @metric
+def epsilon(record: Record) -> float | None:
+    from history.privacy import epsilon as accounted
+
+    return accounted(record)
+
+
+@metric
 def wall_s(record: Record) -> float | None:
     """A run that did not finish has no duration that could be too long or short enough."""
     return accounts.wall_s(record) if record.run_finished_at is not None else None

@@ -16,6 +16,7 @@ from history.events import Event
 
 # One event is a few hundred bytes; the largest is a version with its updates, 160 bytes each: 1,600 of them.
 EVENT_BYTES_MAX = 262_144
+BUFFER_BYTES = 131_072  # some hundred lines: a busy turn is one write, not one for every forty lines
 
 
 class HistoryWriter:
@@ -42,7 +43,7 @@ class HistoryWriter:
         self._dirty = False
         self._lock = threading.Lock()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "ab")  # noqa: SIM115 - lives as long as the producer
+        self._file = open(self.path, "ab", BUFFER_BYTES)  # noqa: SIM115 - lives as long as the producer
         # A line cut short by a kill must not swallow the first line of this boot.
         if self._file.tell() > 0:
             self._file.write(b"\n")

@@ -43,6 +43,7 @@ METRICS: dict[str, Metric] = {
     "downlink_encoded_bytes": Metric("bytes of the objects that were fetched for them"),
     "downlink_mqtt_bytes": Metric("bytes that reached the devices' MQTT clients"),
     "downlink_wire_bytes": Metric("bytes that reached the devices' network interfaces"),
+    "epsilon": Metric("with merge: dp_fedavg, the ε that a device's data were given away with, for its δ"),
     "wall_s": Metric("seconds from run_started to run_finished"),
     "lapses": Metric("limits that were not held"),
     "faults_applied": Metric("faults that were applied and verified"),

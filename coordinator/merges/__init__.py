@@ -16,14 +16,33 @@ from coordinator.merges.base import (
     state_sha256,
     unpack_state,
 )
+from coordinator.merges.clipped import DpFedAvg, NormBound
 from coordinator.merges.fedavg import FedAvg
+from coordinator.merges.fednova import FedNova
+from coordinator.merges.robust import Krum, Median, TrimmedMean
+from coordinator.merges.scaffold import Scaffold
+from coordinator.merges.server_optimizers import FedAdam, FedAvgM, FedYogi
 
-MERGES: dict[str, Merge] = {"fedavg": FedAvg}
+MERGES: dict[str, Merge] = {
+    "fedavg": FedAvg,
+    "fedavgm": FedAvgM,
+    "fedadam": FedAdam,
+    "fedyogi": FedYogi,
+    "fednova": FedNova,
+    "scaffold": Scaffold,
+    "median": Median,
+    "trimmed_mean": TrimmedMean,
+    "krum": Krum,
+    "norm_bound": NormBound,
+    "dp_fedavg": DpFedAvg,
+}
+PAIRED = frozenset({"scaffold"})  # their updates carry a second vector (wire.pair)
 
 __all__ = [
     "EMPTY",
     "FEDAVG",
     "MERGES",
+    "PAIRED",
     "Fold",
     "Item",
     "Mean",

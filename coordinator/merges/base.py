@@ -38,6 +38,7 @@ class Item(NamedTuple):
     factor: float = 1.0
     steps: int = 1
     task: str = ""
+    control: Decoded | None = None  # what travels with the update (SCAFFOLD), once decoded
 
     @property
     def weight(self) -> float:
@@ -55,6 +56,8 @@ class MergeSpec(Struct, frozen=True, kw_only=True):
     local_steps: int | None = None  # instead of epochs
     batch_size: int = 1
     state: tuple[tuple[int, int], ...] = ()
+    agents: int = 1  # of the run
+    wanted: int = 1  # updates a version wants: the cohort, or the buffer
     noise_seed: int = 0  # secret of the coordinator's journal
 
     def counted_steps(self, claimed: int, samples: int) -> int:

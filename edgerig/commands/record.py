@@ -56,9 +56,10 @@ def audit(
     else:
         for problem in result.problems:
             typer.echo(f"problem: {problem}")
-        typer.echo(
-            f"{'every' if result.ok else 'NOT every'} version was recomputed bit for bit: {result.versions}"
-        )
+        if result.missing:
+            typer.echo(result.missing)
+        every = "every" if result.ok and not result.missing else "NOT every"
+        typer.echo(f"{every} version was recomputed bit for bit: {result.versions}")
     raise typer.Exit(OK if result.ok else FAILED)
 
 

@@ -200,6 +200,10 @@ def _figures(summary: Summary) -> Markup:
         ("Peak memory", units.NOT_RECORDED if peak is None else f"{peak:.0f} MB", "largest agent"),
         ("Lapses", f"{len(summary.lapses)}", f"of {summary.event_count:,} events"),
     ]
+    if summary.epsilon is not None:
+        cards.append(
+            ("Privacy", f"ε = {units.plain(summary.epsilon, 3)}", "of each device, replaced by another")
+        )
     return tag(
         "dl",
         [

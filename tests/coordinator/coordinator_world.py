@@ -24,6 +24,7 @@ from coordinator import events as e
 from coordinator.config import CoordinatorConfig, LinkBudget
 from coordinator.core import CoordinatorCore
 from coordinator.journal import Committed, Journal
+from coordinator.merges import EMPTY, FEDAVG, MergeSpec
 from coordinator.recovery import restore_model, restore_state
 from coordinator.state import FINAL, RunPhase
 from topology.plan import PolicyPlan, UplinkPlan
@@ -138,8 +139,15 @@ class World:
     core_type: type[CoordinatorCore] = CoordinatorCore
     rounding = versions.Rounding()
 
-    def __init__(self, config: CoordinatorConfig, seed: int, habits: Habits | None = None) -> None:
+    def __init__(
+        self,
+        config: CoordinatorConfig,
+        seed: int,
+        habits: Habits | None = None,
+        merging: MergeSpec = FEDAVG,
+    ) -> None:
         self.config, self.seed, self.habits = config, seed, habits or Habits()
+        self.merging, self.server_state = merging, EMPTY
         self.rng = Random(seed)
         self.now = 0.0
         self.journal = memory_journal(config.run)
@@ -216,9 +224,9 @@ class World:
                 return e.UpdateJournalled(agent=action.agent, task=action.task, sha256=action.sha256)
             case a.CommitVersion():
                 made: Committed = self.journal.commit_version(
-                    action, self.master, self.rounding, before=self.patterns
+                    action, self.master, self.rounding, self.merging, self.server_state, self.patterns
                 )
-                self.master, self.patterns = made.master, made.patterns
+                self.master, self.server_state, self.patterns = made.master, made.state, made.patterns
                 return e.VersionCommitted(version=made.version, sha256=made.sha256, refused=made.refused)
         self.journal.apply(action)
         return None
@@ -237,9 +245,10 @@ class World:
 
     def restart(self) -> None:
         self.journal.next_epoch()
-        model = restore_model(self.journal, self.rounding, keep=8)
+        model = restore_model(self.journal, self.rounding, keep=8, spec=self.merging)
         assert model is not None
-        self.master, self.patterns = model.master, model.recent[-1][1]
+        self.master, self.server_state = model.master, model.state
+        self.patterns = model.recent[-1][1]
         self.core = self.core_type(self.config, restore_state(self.journal, self.config))
         self.feed(e.Started(resumed=True))
         self.feed(e.Connected())
@@ -444,7 +453,7 @@ class World:
         rows = db.execute("SELECT task, state FROM tasks").fetchall()
         left = [task for task, state in rows if state not in ended]
         assert not left, f"seed {self.seed}: tasks without an end: {left}"
-        again = restore_model(self.journal, "fp16", keep=1)
+        again = restore_model(self.journal, "fp16", keep=1, spec=self.merging)
         assert again is not None
         assert again.master.tobytes() == self.master.tobytes(), (
             f"seed {self.seed}: recovery makes another model"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -14,20 +15,34 @@ from support.rig_root import make_plan
 
 from coordinator.audit import audit, main
 from coordinator.journal import JOURNAL_SCHEMA
+from coordinator.merging import merge_spec
 from history.writer import HistoryWriter
-from topology.plan import dump_plan
+from topology.plan import MergePlan, dump_plan
+
+MERGES = {
+    "fedavg": MergePlan(),
+    "fedadam": MergePlan(kind="fedadam"),
+    "fednova": MergePlan(kind="fednova"),
+    "median": MergePlan(kind="median"),
+    "dp_fedavg": MergePlan(kind="dp_fedavg", norm=0.05, noise_multiplier=0.5),
+}
 
 
-@pytest.fixture(scope="module")
-def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=MERGES)
+def honest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record(tmp_path_factory.mktemp("honest"), MERGES[request.param])
+
+
+def record(root: Path, rule: MergePlan) -> Path:
     """A run of 12 versions with refused, late and cancelled tasks, its journal, and all its histories."""
-    root = tmp_path_factory.mktemp("honest")
+    plan = make_plan(4, merge=rule)
     config = make_config(4, rounds=12, policy={"cohort": 3, "over_select": 1.4, "quorum": 0.6})
-    world = World(config, 5, Habits(kill=0.1, duplicate=0.1, defect=0.1))
+    habits = Habits(kill=0.1, duplicate=0.1, defect=0.1, crash=0.01)
+    world = World(config, 5, habits, merge_spec(plan, []))
     world.run()
     world.check_books()
     (root / "nodes" / "coordinator").mkdir(parents=True)
-    (root / "plan.json").write_bytes(dump_plan(make_plan(4)))
+    (root / "plan.json").write_bytes(dump_plan(plan))
     with sqlite3.connect(root / "nodes" / "coordinator" / "journal.sqlite") as copy:
         world.journal.db.backup(copy)
     copy.close()
@@ -188,3 +203,77 @@ def test_another_schema_is_named(root: Path) -> None:
         db.execute("UPDATE meta SET value = '99' WHERE key = 'schema'")
     db.close()
     assert f"this version reads {JOURNAL_SCHEMA}" in audit(root).problems[0]
+
+
+# --- bytes that were let go ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trimmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of some forty updates of about 70 bytes the last few are kept."""
+    return record(tmp_path_factory.mktemp("trimmed"), MergePlan(kind="fedavgm", journal_bytes_max=800))
+
+
+def journal_of(root: Path) -> sqlite3.Connection:
+    return sqlite3.connect(root / "nodes" / "coordinator" / "journal.sqlite")
+
+
+def test_the_oldest_bytes_go_and_the_audit_says_what_it_cannot_recompute(
+    trimmed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with journal_of(trimmed) as db:
+        held = db.execute("SELECT sum(bytes) FROM updates WHERE payload IS NOT NULL").fetchone()[0]
+        total = db.execute("SELECT sum(bytes) FROM updates").fetchone()[0]
+    db.close()
+    assert total > 2 * 800
+    assert held <= 800 + 4 * 200, "what is not settled yet is never let go"
+    result = audit(trimmed)
+    assert result.ok, result.problems
+    ((first, last),) = result.not_recomputed
+    assert first == 1
+    assert 1 <= last < 12
+    assert result.versions == 13 - (last - first + 1)
+    assert main([str(trimmed)]) == 0
+    assert f"versions 1 to {last} cannot be recomputed" in capsys.readouterr().out
+
+
+def let_go_of_the_last(db: sqlite3.Connection) -> None:
+    db.execute("UPDATE updates SET payload = NULL WHERE task IN (SELECT task FROM merges WHERE version = 12)")
+
+
+def remove_the_snapshot_that_stands_for_them(db: sqlite3.Connection) -> None:
+    db.execute("DELETE FROM snapshots WHERE version > 0")
+
+
+def change_the_snapshot_that_stands_for_them(db: sqlite3.Connection) -> None:
+    version, old = db.execute(
+        "SELECT version, master FROM snapshots ORDER BY version DESC LIMIT 1"
+    ).fetchone()
+    master = (np.frombuffer(old, "<f4") + np.float32(0.1)).tobytes()
+    row = (hashlib.sha256(master).hexdigest(), master, version)
+    db.execute("UPDATE snapshots SET sha256 = ?, master = ? WHERE version = ?", row)
+
+
+@pytest.mark.parametrize(
+    ("forge", "named"),
+    [
+        (let_go_of_the_last, "those of an older one of version"),
+        (remove_the_snapshot_that_stands_for_them, "no snapshot holds what it did"),
+        (change_the_snapshot_that_stands_for_them, "its snapshot is another model"),
+    ],
+)
+def test_bytes_that_should_be_there_are_missed(
+    trimmed: Path, tmp_path: Path, forge: Callable[[sqlite3.Connection], None], named: str
+) -> None:
+    root = Path(shutil.copytree(trimmed, tmp_path / "run"))
+    with journal_of(root) as db:
+        forge(db)
+    db.close()
+    assert any(named in problem for problem in audit(root).problems), audit(root).problems
+
+
+def test_bytes_that_had_room_are_missed(root: Path) -> None:
+    with journal_of(root) as db:
+        db.execute("UPDATE updates SET payload = NULL WHERE position < 3")
+    db.close()
+    assert any("fit into journal_bytes_max" in problem for problem in audit(root).problems)

@@ -110,6 +110,7 @@ def test_while_the_disk_is_full_nothing_is_acked_and_afterwards_everything(
     rig: tuple[Service, NotingLink], root: Path
 ) -> None:
     service, link = rig
+    wait_for(lambda: link.messages("resync"))  # a hello counts on this connection only
     for agent in ("d-0", "d-1"):
         say(link, agent, m.Hello(boot="b"))
     wait_for(lambda: len(link.messages("task")) == 2)

@@ -7,4 +7,5 @@ from topology.schema import Topology
 
 
 def compile_merge(topology: Topology) -> MergePlan:
-    return MergePlan(kind=topology.merge.kind)
+    given = topology.merge.model_dump()
+    return MergePlan(**{key: value for key, value in given.items() if value is not None})

@@ -6,8 +6,25 @@ from typing import Literal
 
 from msgspec import Struct
 
-MergeKind = Literal["fedavg"]
+MergeKind = Literal[
+    "fedavg", "fedavgm", "fedadam", "fedyogi", "fednova", "scaffold", "median", "trimmed_mean", "krum",
+    "norm_bound", "dp_fedavg",
+]  # fmt: skip
 
 
 class MergePlan(Struct, frozen=True, kw_only=True):
+    """One rule of `coordinator.merges`. Fields that another kind reads are at their defaults and mean nothing."""
+
     kind: MergeKind = "fedavg"
+    momentum: float = 0.9  # fedavgm
+    beta1: float = 0.9  # fedadam, fedyogi
+    beta2: float = 0.99
+    tau: float = 1e-3
+    trim: float = 0.1  # trimmed_mean: share cut off at each end
+    byzantine: int = 1  # krum: f
+    keep: int = 1  # krum: m
+    norm: float = 1.0  # norm_bound, dp_fedavg: C
+    noise_multiplier: float = 1.0  # dp_fedavg: z
+    delta: float = 1e-5  # dp_fedavg
+    # Update bytes the journal keeps. Beyond it the oldest merged ones go, after a snapshot that makes up for them.
+    journal_bytes_max: int = 4 << 30

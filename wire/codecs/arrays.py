@@ -22,12 +22,22 @@ FP16_MAX = 65_504.0
 
 def require_finite(values: NDArray[np.floating], magnitude_max: float = np.inf) -> None:
     """Raise CodecError("not_finite") on NaN, infinity, or a magnitude beyond the limit; no temporary."""
-    # Both extremes carry NaN along. Block by block, so that the second is found in the cache.
+    # A finite sum of squares has finite terms, and one below the bound no term above it: one pass, at the speed of
+    # memory (a hundredth less, since the sum is rounded). Only what does not pass is looked at closely.
+    if values.flags.aligned and _square(values) < 0.99 * magnitude_max * magnitude_max:
+        return
     for start in range(0, values.size, BLOCK):
         piece = values[start : start + BLOCK]
+        # Both extremes carry NaN along. Block by block, so that the second is found in the cache.
         high, low = piece.max(), piece.min()
         if not (np.isfinite(high) and np.isfinite(low) and high <= magnitude_max and low >= -magnitude_max):
             raise CodecError("not_finite", f"values between {low} and {high}")
+
+
+def _square(values: NDArray[np.floating]) -> float:
+    """Their sum; infinite or NaN where it overflows or a value is not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.dot(values, values))
 
 
 def vector_of(values: NDArray[np.floating]) -> Float32:

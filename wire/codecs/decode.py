@@ -21,6 +21,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     payload_bytes_max: int = 1 << 28  # the float32 update of a model with 67 M parameters
     n_max: int = 1 << 28
+    magnitude_max: float = float("inf")  # of any value
 
 
 LIMITS = Limits()
@@ -41,7 +42,7 @@ def decode(payload: Bytes, *, n: int, limits: Limits = LIMITS) -> Decoded:
         raise CodecError("count", f"{header.values} values for {n} elements")
     positions, values = _read(reader, header)
     reader.end()
-    require_finite(values)
+    require_finite(values, limits.magnitude_max)
     return Decoded(n=n, positions=positions, values=values)
 
 

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from wire.codecs.arrays import BLOCK, Float32, Positions
 
+# The coordinator's, not the device's: a megabyte stays in a server's second-level cache, smaller pieces cost a tenth.
+ADD_BLOCK = 262_144
+
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
@@ -30,10 +33,11 @@ class Decoded:
         if self.positions is not None:
             accumulator[self.positions] += self.values.astype(accumulator.dtype) * factor
             return
-        for start in range(0, self.n, BLOCK):
-            piece = self.values[start : start + BLOCK].astype(accumulator.dtype)
-            piece *= factor
-            accumulator[start : start + BLOCK] += piece
+        scratch = np.empty(min(self.n, ADD_BLOCK), accumulator.dtype)
+        for start in range(0, self.n, ADD_BLOCK):
+            values = self.values[start : start + ADD_BLOCK]
+            piece = np.multiply(values, factor, out=scratch[: values.size])
+            accumulator[start : start + ADD_BLOCK] += piece
 
     def take_out_of(self, vector: Float32) -> None:
         """vector -= update, in place: what is left is what the update does not carry."""

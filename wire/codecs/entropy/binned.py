@@ -66,15 +66,17 @@ class Binned:
         symbols = np.frombuffer(reader.stream(count), np.uint8)
         if count and symbols.max() >= SYMBOLS:
             raise CodecError("positions", "no such bin")
-        gaps = BASES[symbols]
+        places = symbols.astype(np.intp)  # once, instead of at each look-up
+        gaps = BASES[places]
         # Checked before the rest is unpacked: it bounds how many wide gaps, hence bits, there can be.
         if int(gaps.sum()) + count > n:
             raise CodecError("positions", f"gaps beyond {n}")
-        wide = symbols >= EXACT
-        widths = WIDTHS[symbols[wide]]
+        # Small gaps have no further bits; picking the others out would take longer than adding nothing to them.
+        widths = WIDTHS[places]
         rest = np.frombuffer(reader.raw(-(-int(widths.sum()) // 8)), np.uint8)
-        gaps[wide] += unpack_low_bits(rest, widths)
-        positions = np.cumsum(gaps) + np.arange(count, dtype=np.int64)
+        gaps += unpack_low_bits(rest, widths)
+        gaps[1:] += 1
+        positions = np.cumsum(gaps, out=gaps)
         if count and positions[-1] >= n:
             raise CodecError("positions", f"{positions[-1]} of {n}")
         return positions

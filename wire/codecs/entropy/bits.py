@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from wire.codecs.arrays import Positions
 
 Octets = NDArray[np.uint8]
+WINDOW_BYTES = 8  # 32 bits that begin at any bit of a byte reach into the fifth
 
 
 def pack_low_bits(numbers: Positions, widths: Positions) -> Octets:
@@ -18,11 +19,23 @@ def pack_low_bits(numbers: Positions, widths: Positions) -> Octets:
 
 
 def unpack_low_bits(data: Octets, widths: Positions) -> Positions:
-    """The inverse; `data` holds at least sum(widths) bits."""
-    word = _word(widths)
-    bits = np.zeros((widths.size, 8 * word.itemsize), np.uint8)
-    bits[_used(widths, word)] = np.unpackbits(data, count=int(widths.sum()))
-    return np.packbits(bits, axis=1).view(word).reshape(-1).astype(np.int64)
+    """The inverse; `data` holds at least sum(widths) bits. Each number is cut out of the eight bytes that begin where
+    it does: a view with a step of one byte holds all of them, and it is read at as many places as there are numbers.
+    """
+    if not widths.size:
+        return np.zeros(0, np.int64)
+    padded = np.zeros(data.size + WINDOW_BYTES, np.uint8)
+    padded[: data.size] = data
+    windows: NDArray[np.uint64] = np.ndarray(data.size + 1, ">u8", buffer=padded.data, strides=(1,))
+    starts = np.cumsum(widths)
+    starts -= widths
+    found = windows[starts >> 3].astype(np.uint64)
+    starts &= 7
+    found <<= starts.view(np.uint64)  # what belongs to the number before
+    found >>= np.uint64(1)  # one apart: a shift by 64, for a number of no bits, is not defined
+    found >>= (63 - widths).view(np.uint64)
+    numbers: Positions = found.view(np.int64)
+    return numbers
 
 
 def _word(widths: Positions) -> np.dtype[np.unsignedinteger]:

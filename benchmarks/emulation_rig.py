@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from emulation.links.base import LinkEnds
 from emulation.netns import Netns, interface_by_index, interface_with
 from emulation.token import boot_token
+from topology.plan import Plan
 
 IMAGE = "edgerig-hostd"  # any of the project's images will do: it only sleeps
 SUBNET = "10.214.88"
@@ -88,3 +89,38 @@ def fleet(devices: int, cpus: Sequence[float] = ()) -> Iterator[Fleet]:
         if ids:
             docker("rm", "-f", *ids)
         docker("network", "rm", RUN)
+
+
+@contextmanager
+def planned_fleet(plan: Plan) -> Iterator[Fleet]:
+    """Idle containers of a plan, labelled and limited as hostd wants them. Everything is removed at the end."""
+    label = f"io.edgerig.run={plan.run}"
+    network = plan.network
+    docker("network", "create", "--label", label, "--subnet", network.subnet, plan.run)
+    try:
+        broker = _started(plan.run, "broker", "broker", network.broker_address, [])
+        devices = [
+            _started(
+                plan.run,
+                device.name,
+                "agent",
+                device.address,
+                [f"--cpus={device.cpus}", f"--memory={device.memory_bytes}"],
+            )
+            for device in plan.devices
+        ]
+        yield Fleet(broker, tuple(devices))
+    finally:
+        ids = docker("ps", "-aq", "--filter", f"label={label}").split()
+        if ids:
+            docker("rm", "-f", *ids)
+        docker("network", "rm", plan.run)
+
+
+def _started(run: str, name: str, role: str, address: str, limits: list[str]) -> Member:
+    labels = [
+        f"--label=io.edgerig.{key}={value}" for key, value in (("run", run), ("node", name), ("role", role))
+    ]
+    where = ["--network", run, "--ip", address, "--init", "--entrypoint", "sleep"]
+    docker("run", "-d", "--name", f"{run}-{name}", *labels, *limits, *where, IMAGE, "3600")
+    return Member(name, int(docker("inspect", "-f", "{{.State.Pid}}", f"{run}-{name}")), address)

@@ -14,6 +14,7 @@ from compose.prepare import CONTAINER_ROOT, GATE_WAIT_FACTOR
 from topology.names import is_path
 from topology.plan import DevicePlan, Plan
 from topology.plan.agent import HOOK_NAME
+from topology.variation import trace_files
 
 MIB = 1024 * 1024
 IMAGES = {role: f"edgerig-{role}" for role in ("agent", "coordinator", "hostd", "broker")}
@@ -291,8 +292,10 @@ SHIPPED = ("mnist-mini", "sensors")  # need no folder of their own
 def _sources(plan: Plan) -> list[str]:
     """Files and folders beside the topology that a run is prepared from. Raises ValueError."""
     found = [name for name in (plan.graph.source, plan.data.dataset) if is_path(name)]
+    changed = [link for fault in plan.faults for link in fault.params.links.values()]
+    found += trace_files([*(device.link for device in plan.devices), *changed])
     if len({Path(name).name for name in found}) != len(found):
-        raise ValueError(f"{' and '.join(found)}: model and data need different names in a compose file")
+        raise ValueError(f"{' and '.join(found)}: files need different names in a compose file")
     return found
 
 

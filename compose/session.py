@@ -20,9 +20,11 @@ from compose.process_runtime import free_port, write_relays
 from topology.compile import compile_topology
 from topology.errors import TopologyError, TopologyErrors
 from topology.host import this_host
+from topology.links import resolve_link
 from topology.plan import Plan, Runtime, load_plan
 from topology.schema import Topology
 from topology.validate import Loaded
+from topology.variation import trace_files
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DISK_FREE_MIN_BYTES = (
@@ -80,9 +82,12 @@ def create(
 
 
 def _keep_sources(loaded: Loaded, root: Path) -> None:
-    """The model file beside the topology's copy, so that the run can be repeated from its folder. Data stay where they
-    are: they may be large, and they may be nobody else's business.
+    """The model file and links' traces beside the topology's copy, so that the run can be repeated from its folder.
+    Data stay where they are: they may be large, and they may be nobody else's business.
     """
+    links = [resolve_link(spec.link) for spec in loaded.topology.devices.values()]
+    for trace in map(Path, trace_files(links)):
+        shutil.copyfile(trace, root / trace.name)
     if loaded.topology.model.is_file:
         source = Path(loaded.topology.model.source)
         shutil.copyfile(source, root / source.name)

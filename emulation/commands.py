@@ -10,6 +10,8 @@ from collections.abc import Sequence
 os.environ.setdefault("XTABLES_LOCKFILE", "/tmp/xtables.lock")
 COMMAND_WAIT_S = 10.0  # tc, ip and iptables answer in milliseconds; `iptables -w` may wait for another's lock
 
+NOT_INSTALLED = 127  # as a shell says it
+
 
 class CommandError(RuntimeError):
     """A program ended with an error. `returncode` and `stderr` are kept; the text has the whole command."""
@@ -28,7 +30,9 @@ def run(argv: Sequence[str], *, input_text: str | None = None) -> str:
             list(argv), input=input_text, capture_output=True, text=True, timeout=COMMAND_WAIT_S, check=False
         )
     except FileNotFoundError:
-        raise CommandError(argv, 127, f"{argv[0]} is not installed (the hostd image has it)") from None
+        raise CommandError(
+            argv, NOT_INSTALLED, f"{argv[0]} is not installed (the hostd image has it)"
+        ) from None
     except subprocess.TimeoutExpired:
         raise CommandError(argv, 124, f"no answer within {COMMAND_WAIT_S:.0f} s") from None
     if done.returncode != 0:

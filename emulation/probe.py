@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from emulation import cgroup
+from emulation.commands import CommandError
 from emulation.docker_host import DockerHost, DockerProblem
 from emulation.links import REGISTRY
 from emulation.links.base import Probe
+from emulation.links.scratch import scratch_namespace
+from emulation.netns import NamespaceError
+from topology.link_features import CANNOT, FEATURES
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,10 @@ class HostProbe:
     docker: str
     cgroup: int
     checks: dict[str, str] = field(default_factory=dict)
+    links: dict[str, str] = field(
+        default_factory=dict
+    )  # what `backend` can do of a link: yes, or no with the reason
+    install: tuple[str, ...] = ()  # what would make more possible
 
 
 def probe(run: str = "") -> HostProbe:
@@ -32,9 +41,11 @@ def probe(run: str = "") -> HostProbe:
     version, docker_says = _docker(run)
     checks = {f"link backend {found.backend}": _say(found) for found in probes}
     checks |= {
+        "qdiscs": qdiscs(),
         "docker": docker_says,
         "cgroup": _cgroup(),
         "cpu quota": _cpu_quota(),
+        "memory limit": _memory_limit(),
         "congestion control": _read("/proc/sys/net/ipv4/tcp_congestion_control"),
         "congestion controls available": _read("/proc/sys/net/ipv4/tcp_available_congestion_control"),
         "default qdisc": _read("/proc/sys/net/core/default_qdisc"),
@@ -42,7 +53,64 @@ def probe(run: str = "") -> HostProbe:
         "cores": str(os.cpu_count()),
     }
     reason = "; ".join(f"{found.backend}: {found.reason}" for found in probes[: probes.index(best) + 1])
-    return HostProbe(platform.release(), best.backend, reason, version, cgroup.version(), checks)
+    cannot = CANNOT[best.backend]
+    links = {name: f"no: {cannot[name]}" if name in cannot else "yes" for name in FEATURES}
+    found = HostProbe(platform.release(), best.backend, reason, version, cgroup.version(), checks, links)
+    return replace(found, install=tuple(advice(found)))
+
+
+def advice(found: HostProbe) -> list[str]:
+    """What to install or to turn on, in the order of how much it gives."""
+    checks = found.checks
+    missing = [name for name, package in PACKAGES.items() if shutil.which(name, path=_PATH) is None]
+    wanted = [f"{PACKAGES[name]}: {name} is not installed" for name in missing]
+    if not found.docker:
+        wanted.append("Docker Engine and Compose v2 (`make setup` installs them on Debian and Ubuntu)")
+    if not missing and found.backend == "none":
+        wanted.append(f"{NETEM_MODULE}; or sch_tbf and xt_NFQUEUE: nothing shapes links here")
+    elif found.backend == "nfqueue" and not missing:
+        wanted.append(f"{NETEM_MODULE}: only for `duplicate`, everything else works without")
+    if checks["cpu quota"].startswith("no"):
+        wanted.append("a kernel with CONFIG_CFS_BANDWIDTH: CPU quotas are not emulated without")
+    if checks["memory limit"].startswith("no"):
+        wanted.append("`cgroup_enable=memory` on the kernel's command line (Raspberry Pi OS: cmdline.txt)")
+    if "cubic" not in checks["congestion controls available"].split():
+        wanted.append("tcp_cubic (modprobe tcp_cubic), or `network.congestion` of those that are there")
+    return wanted
+
+
+PACKAGES = {"tc": "iproute2", "ip": "iproute2", "iptables": "iptables", "unshare": "util-linux"}
+_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+NETEM_MODULE = (
+    "the kernel module sch_netem (Ubuntu: linux-modules-extra-$(uname -r), Fedora: kernel-modules-extra)"
+)
+# tc's arguments with which each can be tried.
+QDISCS: dict[str, list[str]] = {
+    "netem": [],
+    "tbf": ["rate", "1mbit", "burst", "2kb", "limit", "9kb"],
+    "htb": [],
+    "fq": [],
+    "fq_codel": [],
+    "prio": [],
+    "ingress": [],
+}
+
+
+def qdiscs() -> str:
+    """Which queueing disciplines the kernel has, each tried in a namespace of its own."""
+    works, fails = [], []
+    try:
+        with scratch_namespace() as netns:
+            for kind, arguments in QDISCS.items():
+                where = [] if kind == "ingress" else ["root"]
+                try:
+                    netns.run("tc", "qdisc", "replace", "dev", "lo", *where, kind, *arguments)
+                    works.append(kind)
+                except CommandError:
+                    fails.append(kind)
+    except (CommandError, NamespaceError) as error:
+        return f"unknown: {error}"
+    return f"yes: {', '.join(works) or 'none'}; no: {', '.join(fails) or 'none'}"
 
 
 def _say(found: Probe) -> str:
@@ -76,6 +144,16 @@ def _cpu_quota() -> str:
     if v2 and "cpu" not in found.read_text().split():
         return "no: the cpu controller is not enabled"
     return "yes"
+
+
+def _memory_limit() -> str:
+    """Raspberry Pi OS leaves the memory controller off, and Docker then ignores `memory` in silence."""
+    root = Path(cgroup.CGROUP_ROOT)
+    if cgroup.version() == 2:
+        found = "memory" in _read(str(root / "cgroup.controllers")).split()
+    else:
+        found = (root / "memory" / "memory.limit_in_bytes").exists()
+    return "yes" if found else "no: the memory controller is off, memory limits would be ignored"
 
 
 def _read(path: str) -> str:

@@ -6,19 +6,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from topology.link_spec import DirectionSpec, JitterSpec, LossSpec
+from topology.link_tables import with_tables
 from topology.schema import LinkSpec, Topology
 from topology.schema.compression import PRESETS
 from topology.schema.faults import FAULTS
 
 SCHEMA_PATH = "topology/schema.json"
+LINKS_PAGE = "docs/links.md"
+REPOSITORY = Path(__file__).parent.parent
 
 
 def generated_files() -> dict[str, bytes]:
     """Path in the repository → content."""
-    return {SCHEMA_PATH: json.dumps(json_schema(), indent=2, ensure_ascii=False).encode() + b"\n"}
+    files = {SCHEMA_PATH: json.dumps(json_schema(), indent=2, ensure_ascii=False).encode() + b"\n"}
+    page = REPOSITORY / LINKS_PAGE
+    if page.exists():  # in a clone; a wheel has no docs
+        files[LINKS_PAGE] = with_tables(page.read_text()).encode()
+    return files
 
 
 def json_schema() -> dict[str, Any]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from topology.checks import Problem
+from topology.link_features import unsupported_link
+from topology.links import resolve_link
 from topology.plan import Runtime
 from topology.profiles import DEVICES
 from topology.schema import DeviceGroup, Topology
@@ -25,10 +27,13 @@ _ROUNDING = 1e-9  # ten times 0.15 is a little less or more than 1.5 in binary
 
 
 class Host(NamedTuple):
-    """What a host has. `cores` as a scheduler may use them: affinity and an own quota counted."""
+    """What a host has. `cores` as a scheduler may use them: affinity and an own quota counted. `link_backends` that
+    work here, the best first; None where that could not be tried (no root), and is found out when a run starts.
+    """
 
     cores: float
     memory_bytes: int
+    link_backends: tuple[str, ...] | None = None
 
 
 def this_host() -> Host:
@@ -54,6 +59,8 @@ def host_problems(topology: Topology, host: Host, runtime: Runtime) -> Iterator[
         return
     yield from _cpus_fit(topology, host)
     yield from _memory_fits(topology, host)
+    if host.link_backends is not None:
+        yield from _links_fit(topology, host.link_backends)
 
 
 def _cpus_fit(topology: Topology, host: Host) -> Iterator[Problem]:
@@ -85,6 +92,26 @@ def _memory_fits(topology: Topology, host: Host) -> Iterator[Problem]:
             "fewer devices, or less `memory` for each",
             value=_mib(total),
         )
+
+
+def _links_fit(topology: Topology, works: tuple[str, ...]) -> Iterator[Problem]:
+    """What the backend of this run cannot do of a link, by name; who asks for `none` knows that nothing is shaped."""
+    wanted = topology.network.backend
+    if wanted == "none":
+        return
+    if wanted not in ("auto", *works):
+        hint = f"here work: {', '.join(works)}; `edgerig doctor` says why not {wanted}"
+        yield Problem(("network", "backend"), f"{wanted} does not work on this host", hint)
+        return
+    backend = works[0] if wanted == "auto" else wanted
+    others = [name for name in works if name not in (backend, "none")]
+    for group, spec in topology.devices.items():
+        for text in unsupported_link(backend, resolve_link(spec.link)):
+            yield Problem(
+                ("devices", group, "link"),
+                f"{backend}, which shapes links on this host, cannot do {text}",
+                f"leave it out, or network.backend: {others[0]}" if others else "leave it out",
+            )
 
 
 def _agents_fit(topology: Topology, host: Host) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+import msgspec
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from topology import traces
@@ -127,8 +128,12 @@ class TraceSpec(Strict):
     @model_validator(mode="after")
     def _read(self, info: ValidationInfo) -> TraceSpec:
         """What compiles a topology needs no file any more."""
-        folder = Path((info.context or {}).get("folder", "."))
-        self._steps = _read_trace(folder / self.file, self.format, self.interval)
+        folder = Path((info.context or {}).get("folder", ".")).resolve()
+        path = folder / self.file
+        if not path.exists() and (folder / path.name).exists():
+            path = folder / path.name  # where a compose file's init container has it (topology.sources)
+        found = _read_trace(path, self.format, self.interval)
+        self._steps = msgspec.structs.replace(found, source=str(path))
         return self
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -145,6 +145,12 @@ class Course:
         for part in self._parts[way]:
             found = part.apply(found, at_s)
         return with_queue(found)
+
+
+def trace_files(links: Iterable[Link]) -> list[str]:
+    """The files that these links' traces came from, each once."""
+    parts = (part for link in links for _, shape in _ways(link) for part in shape.vary)
+    return list(dict.fromkeys(part.source for part in parts if isinstance(part, Steps) and part.source))
 
 
 def still(link: Link) -> Link:

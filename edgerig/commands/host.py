@@ -35,6 +35,11 @@ def doctor(format: FormatOption = Format.text) -> None:
         typer.echo(f"links will be shaped by {found.backend}: {found.reason}")
         for name, says in found.checks.items():
             typer.echo(f"  {name:<30} {says}")
+        typer.echo("of a link it can do")
+        for name, says in found.links.items():
+            typer.echo(f"  {name:<30} {says}")
+        for what in found.install:
+            typer.echo(f"install: {what}")
         if not found.docker:
             typer.echo(f"next: {engine.SETUP_HINT}")
     raise typer.Exit(OK if found.docker else ENVIRONMENT)

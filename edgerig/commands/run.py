@@ -39,10 +39,10 @@ from edgerig.options import (
 )
 from edgerig.progress import Mode, Progress
 from edgerig.status import describe
+from edgerig.this_host import probed_host
 from history.collect import collect
 from history.summary import SUMMARY_NAME, Summary
 from topology.allotment import TABLE_NAME, read_table
-from topology.host import this_host
 from topology.validate import load_topology
 
 app = typer.Typer()
@@ -59,7 +59,7 @@ def _runtime(session: Session, build: bool) -> Runtime:
 
 
 def _create(file: Path, runtime: RuntimeName, runs: Path, seed: int | None, run_id: str | None) -> Session:
-    loaded = load_topology(file, host=this_host(), runtime=runtime.value)
+    loaded = load_topology(file, host=probed_host(runtime.value), runtime=runtime.value)
     session = create(loaded, runtime=runtime.value, runs=runs, data_dir=data_dir(), seed=seed, run=run_id)
     table = read_table(session.root / "model" / TABLE_NAME)
     for note in table.notes if table else ():

@@ -15,11 +15,11 @@ from compose.prepare import prepare as prepare_run
 from compose.session import REPOSITORY, seeded
 from edgerig.exits import CONFIGURATION, FAILED
 from edgerig.options import Format, FormatOption, RunId, Seed, TopologyFile, data_dir
+from edgerig.this_host import probed_host
 from learning.autodiff.table import document as operator_table
 from topology.compile import compile_topology
 from topology.errors import TopologyErrors
 from topology.generated import generated_files as topology_generated
-from topology.host import this_host
 from topology.validate import load_topology
 
 app = typer.Typer()
@@ -42,7 +42,7 @@ def validate(
     edgerig validate my-fleet.yaml --no-host --format json
     """
     try:
-        loaded = load_topology(file, host=this_host() if host else None)
+        loaded = load_topology(file, host=probed_host() if host else None)
     except TopologyErrors as errors:
         if format is Format.text:
             raise
@@ -77,7 +77,7 @@ def compose_command(
     edgerig compose topology/examples/quickstart.yaml > /tmp/fleet.yaml
     docker compose -f /tmp/fleet.yaml up --build
     """
-    loaded = load_topology(file, host=this_host())
+    loaded = load_topology(file, host=probed_host())
     topology = seeded(loaded, seed)
     plan = compile_topology(topology, run or topology.name, sha256=loaded.sha256)
     typer.echo(compose_file(plan, mode="volumes", repo=REPOSITORY, topology=file.resolve()), nl=False)

@@ -19,6 +19,14 @@ REGISTRY: dict[str, Callable[[], Backend]] = {
 }
 
 
+def working() -> tuple[str, ...] | None:
+    """Backends that work here, the best first; None where one could not be tried."""
+    probes = [make().probe() for make in REGISTRY.values()]
+    found = tuple(probe.backend for probe in probes if probe.ok)
+    better = probes[: [probe.ok for probe in probes].index(True)]
+    return found if all(probe.sure for probe in better) else None
+
+
 class BackendProblem(RuntimeError):
     """The plan wants of its links what no backend, or not the chosen one, can do on this host."""
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from emulation.netns import Netns
+from emulation.commands import NOT_INSTALLED
+from emulation.netns import NamespaceError, Netns
 from topology.plan import Link
 
 Direction = Literal["up", "down"]
@@ -22,11 +23,20 @@ DIRECTIONS: tuple[Direction, Direction] = ("up", "down")
 
 @dataclass(frozen=True)
 class Probe:
-    """Whether a backend works here; `reason` says why or why not, in words for the record and for `doctor`."""
+    """Whether a backend works here; `reason` says why or why not, in words for the record and for `doctor`.
+
+    Not `sure`: it could not be tried, for want of rights or of a program that hostd's image has.
+    """
 
     backend: str
     ok: bool
     reason: str
+    sure: bool = True
+
+    @classmethod
+    def failed(cls, backend: str, error: Exception) -> Probe:
+        untried = isinstance(error, NamespaceError) or getattr(error, "returncode", None) == NOT_INSTALLED
+        return cls(backend, False, str(error), sure=not untried)
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class NetemBackend(Backend):
                 ):
                     netns.run(*argv)
         except (CommandError, NamespaceError) as error:
-            return Probe(self.name, False, str(error))
+            return Probe.failed(self.name, error)
         return Probe(self.name, True, "netem with a tbf below it works")
 
     def start(self) -> str:

@@ -97,7 +97,7 @@ class NfqueueBackend(Backend):
                 netns.call(lambda: nfnetlink.open_queue(1, QUEUE_PACKETS_MIN)).close()
                 program = self._try_programs(netns)
         except (CommandError, NamespaceError, OSError, nfnetlink.QueueError) as error:
-            return Probe(self.name, False, str(error))
+            return Probe.failed(self.name, error)
         return Probe(self.name, True, f"tbf, nfnetlink_queue and {program} -j NFQUEUE work")
 
     def start(self) -> str:
@@ -201,14 +201,15 @@ class NfqueueBackend(Backend):
             return self._try_programs(netns)
 
     def _try_programs(self, netns: Netns) -> str:
-        problems = []
+        problems: list[CommandError] = []
         for program in PROGRAMS:
             try:
                 netns.run(program, "-w", "5", "-A", *rule("lo", 1, "edgerig-probe", None))
                 return program
             except CommandError as error:
-                problems.append(str(error))
-        raise CommandError(["iptables"], 1, "; ".join(problems))
+                problems.append(error)
+        code = min(error.returncode for error in problems)  # NOT_INSTALLED only if none of them is
+        raise CommandError(["iptables"], code, "; ".join(map(str, problems)))
 
     def _side(self, ends: LinkEnds, way: Direction) -> _Side:
         if way == "up":

@@ -26,6 +26,8 @@ from topology.plan import (
     Plan,
     PolicyPlan,
     Shape,
+    Step,
+    Steps,
     TrainingPlan,
 )
 
@@ -34,6 +36,8 @@ REPO = Path(__file__).parents[2]
 RUN = f"hostdtest{os.getpid()}"
 SUBNET = "10.213.77"
 WAIT_S = 60.0
+# Of d0's uplink, once the run is ready.
+VARIED = Steps(steps=(Step(at_s=0.5, rate_bit_s=800_000), Step(at_s=1.0, delay_s=0.06)))
 
 
 def docker(*words: str) -> str:
@@ -65,7 +69,7 @@ def make_plan(*faults: FaultPlan) -> Plan:
 
     slow = Link(
         name="slow",
-        up=Shape(rate_bit_s=1_000_000, delay_s=0.05, loss=0.02),
+        up=Shape(rate_bit_s=1_000_000, delay_s=0.05, loss=0.02, vary=(VARIED,)),
         down=Shape(rate_bit_s=3_000_000, delay_s=0.05),
     )
     fast = Link(
@@ -143,6 +147,12 @@ def pid_of(node: str) -> int:
 
 def host_qdiscs(interface: str) -> str:
     return subprocess.run(["tc", "qdisc", "show", "dev", interface], capture_output=True, text=True).stdout
+
+
+def in_namespace(node: str, *command: str) -> str:
+    """What a command says in the node's network namespace."""
+    argv = ["nsenter", "--net", "--target", str(pid_of(node)), *command]
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
 
 def start_hostd(how: str, root: Path) -> subprocess.Popen[str]:

@@ -17,6 +17,7 @@ from hostd_rig import (
     docker,
     events,
     host_qdiscs,
+    in_namespace,
     make_plan,
     pid_of,
     some_image,
@@ -71,6 +72,12 @@ def test_hostd_shapes_gates_kills_heals_and_clears(tmp_path: Path, how: str) -> 
                 if e["op"] == "begin"
             ]
             assert [host_qdiscs(veth).count("tbf") for veth in ours] == [1, 1]
+            varied = await_event(
+                own, lambda e: e["event"] == "link_varied" and e["up"]["delay_s"] == 0.06, process
+            )
+            assert (varied["device"], varied["up"]["rate_bit_s"]) == ("d0", 800_000)
+            assert 1.0 <= varied["at_s"] < 2.0
+            assert "rate 800Kbit" in in_namespace("d0", "tc", "qdisc", "show", "dev", "eth0")
             first = (tmp_path / "gate" / "d1").read_text()
 
             coordinator = HistoryWriter(tmp_path / "nodes" / "coordinator" / "history.jsonl", "coordinator")

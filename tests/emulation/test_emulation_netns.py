@@ -145,3 +145,7 @@ def test_probe_names_the_backend_and_says_why() -> None:
     assert found.backend in ("netem", "nfqueue")
     assert found.reason
     assert found.checks["link backend none"].startswith("yes")
+    assert found.checks["qdiscs"].startswith("yes: ")
+    assert "tbf" in found.checks["qdiscs"] or found.backend == "netem"
+    assert found.links["delay"] == "yes"
+    assert found.links["duplicate"].startswith("yes" if found.backend == "netem" else "no: ")

@@ -16,14 +16,16 @@ from hypothesis import strategies as st
 from topology import traces
 from topology.compile import compile_topology
 from topology.errors import TopologyErrors
+from topology.host import Host
 from topology.link_features import CANNOT, FEATURES, unsupported_link, unsupported_shape
 from topology.link_random import JITTER, Losses, loss_variance, mean_loss
+from topology.link_tables import with_tables
 from topology.links import overlay, resolve_link
 from topology.plan import Bursts, Link, RandomWalk, Shape, Sine, Step, Steps, dump_plan, load_plan
 from topology.profiles import LINKS, REFUSED_LINKS
 from topology.schema import LinkSpec
 from topology.validate import load_topology, parse_topology
-from topology.variation import NEVER, Course, scaled, still
+from topology.variation import NEVER, Course, scaled, still, trace_files
 
 HEAD = "name: x\nseed: 3\ndata: {dataset: mnist-mini}\nmodel: mlp\ntraining: {rounds: 1}\npolicy: {deadline: 10 h}\n"
 
@@ -364,9 +366,26 @@ def test_a_trace_is_found_beside_the_topology(tmp_path: Path) -> None:
     (steps,) = device.link.up.vary
     assert isinstance(steps, Steps)
     assert [step.rate_bit_s for step in steps.steps] == [1514 * 8 * 100] * 4
+    assert trace_files([device.link]) == [str(tmp_path / "traces" / "bus.up")]
+    (tmp_path / "traces" / "bus.up").rename(tmp_path / "bus.up")  # as in the container of a compose file
+    (device,) = compile_topology(load_topology(file).topology, "r").devices
+    assert trace_files([device.link]) == [str(tmp_path / "bus.up")]
     (tmp_path / "traces" / "bus.up").write_text("1\n\nbus")
     with pytest.raises(TopologyErrors, match=r"vary\.trace.*line 3: 'bus' is not a time"):
         load_topology(file)
+
+
+def test_the_tables_of_the_documentation_have_a_row_for_each() -> None:
+    page = with_tables(
+        "a\n<!-- table: profiles -->\nold\n<!-- end -->\nb\n<!-- table: backends -->\n<!-- end -->\nc\n"
+    )
+    assert page.startswith("a\n<!-- table: profiles -->\n| profile")
+    assert "old" not in page
+    assert page.endswith("<!-- end -->\nc\n")
+    for name in (*LINKS, *REFUSED_LINKS):
+        assert f"`{name}`" in page
+    assert "| duplicate | yes | – | – | – |" in page
+    assert with_tables(page) == page
 
 
 # --- what backends can do ----------------------------------------------------------------------------------
@@ -401,3 +420,28 @@ def test_what_a_backend_cannot_do_is_named_with_a_reason() -> None:
     link = Link(name="x", up=Shape(), down=Shape(loss=0.1))
     assert [text[:10] for text in unsupported_link("relay", link)] == ["down: loss"]
     assert all(reason for row in CANNOT.values() for reason in row.values())
+
+
+def problems_here(text: str, *works: str, backend: str = "auto") -> str:
+    file = f"{HEAD}devices: {{a: {{profile: laptop, cpus: 0.1, link: {text}}}}}\nnetwork: {{backend: {backend}}}\n"
+    host = Host(cores=4, memory_bytes=16 << 30, link_backends=works or None)
+    try:
+        parse_topology(file, host=host)
+    except TopologyErrors as errors:
+        return str(errors)
+    return ""
+
+
+def test_what_the_hosts_backend_cannot_do_is_refused_by_name() -> None:
+    twice = "{delay: 5 ms, duplicate: 1 %}"
+    found = problems_here(twice, "nfqueue", "none")
+    assert "devices.a.link" in found
+    assert "nfqueue, which shapes links on this host, cannot do up: duplicate" in found
+    assert problems_here(twice, "netem", "nfqueue", "none") == ""
+    assert "cannot do up: duplicate" in problems_here(twice, "netem", "nfqueue", "none", backend="nfqueue")
+    assert "cannot do down: delay: nothing shapes links" in problems_here("{delay: 5 ms}", "none")
+    assert problems_here("unshaped", "none") == ""
+    assert problems_here(twice, "none", backend="none") == ""  # asked for: the run is marked
+    assert "netem does not work on this host" in problems_here("lte", "nfqueue", "none", backend="netem")
+    assert problems_here(twice) == ""  # not known here, found out when the run starts
+    assert "no such link backend" in problems_here("lte", "nfqueue", backend="tc")

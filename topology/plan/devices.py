@@ -22,10 +22,11 @@ class Step(Struct, frozen=True, kw_only=True):
 
 
 class Steps(Struct, frozen=True, kw_only=True, tag="steps"):
-    """Numbers that hold from a time on; a trace is the same with many steps. `repeat_s` 0: the last one stays."""
+    """Numbers that hold from a time on. `repeat_s` 0: the last one stays. `source`: the trace file they came from."""
 
     steps: tuple[Step, ...]
     repeat_s: float = 0.0
+    source: str = ""
 
 
 class Sine(Struct, frozen=True, kw_only=True, tag="sine"):

@@ -1,8 +1,8 @@
 """The process runtime: the same topology without Docker or root.
 
 Broker, coordinator and agents are processes on loopback; each device's traffic passes a userspace relay that shapes
-rate, delay and jitter (`emulation.links.relay`); loss and CPU quotas are not emulated, and the record says so. Faults
-are fired here by the same pure core that hostd uses.
+rate, delay and jitter (`emulation.links.relay_process`); loss and CPU quotas are not emulated, and the record says so.
+Faults are fired here by the same pure core that hostd uses.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from compose.process_faults import FaultExecutor
 from compose.process_service import STOP_WAIT_S, Service
 from compose.runtime import NodeState, Role
 from emulation.faults.core import FaultCore
-from emulation.links.relay import RelayConfig, RelayLink
+from emulation.links.relay_process import RelayConfig, RelayLink
 from history.events import Event
 from history.writer import HistoryWriter
 from topology.plan import DevicePlan, Plan
@@ -90,7 +90,7 @@ class ProcessRuntime:
             self._launch(
                 "relay",
                 "relay",
-                [python, "-m", "emulation.links.relay", "--config", str(self._root / RELAY_FILE)],
+                [python, "-m", "emulation.links.relay_process", "--config", str(self._root / RELAY_FILE)],
             )
         for device in self._plan.devices:
             self._launch(device.name, "agent", self._agent_command(device))

@@ -11,7 +11,7 @@ from emulation.links.none import NoneBackend
 from topology.link_features import unsupported_link, unsupported_shape
 from topology.plan import FaultParams, Plan
 
-# What hostd may choose, in this order. The relay (emulation.links.relay) needs no namespace and no hostd.
+# What hostd may choose, in this order. The relay (relay_backend) needs no namespace and no hostd.
 REGISTRY: dict[str, Callable[[], Backend]] = {
     NetemBackend.name: NetemBackend,
     NfqueueBackend.name: NfqueueBackend,

@@ -11,7 +11,7 @@ of everything written), and take it away (`clear`). What a backend cannot do at 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from emulation.commands import NOT_INSTALLED
 from emulation.netns import NamespaceError, Netns
@@ -82,7 +82,12 @@ class Counters:
     late_s_max: dict[Direction, float] = field(default_factory=dict)
 
 
-class Backend(Protocol):
+Ends = TypeVar("Ends", contravariant=True)
+
+
+class LinkBackend(Protocol[Ends]):
+    """`Ends` is where a link is: namespaces and interfaces (`LinkEnds`), or the ports of a relay."""
+
     name: str
     loses_after_rate: bool = True  # whether packets are lost behind the shaper, or before it
 
@@ -96,18 +101,21 @@ class Backend(Protocol):
         """Whether what runs for all links still runs; `start` and `apply` for every link put it right."""
         ...
 
-    def apply(self, ends: LinkEnds, link: Link) -> None: ...
+    def apply(self, ends: Ends, link: Link) -> None: ...
 
-    def change(self, ends: LinkEnds, link: Link) -> None:
+    def change(self, ends: Ends, link: Link) -> None:
         """Another shape on a link that is in force; packets under way keep theirs. Cheap: it may come every second."""
         ...
 
-    def verify(self, ends: LinkEnds, link: Link) -> Readback: ...
+    def verify(self, ends: Ends, link: Link) -> Readback: ...
 
-    def counters(self, ends: LinkEnds) -> Counters: ...
+    def counters(self, ends: Ends) -> Counters: ...
 
-    def clear(self, ends: LinkEnds) -> None:
+    def clear(self, ends: Ends) -> None:
         """Take the shaping away; what is gone already is no error."""
         ...
 
     def stop(self) -> None: ...
+
+
+Backend = LinkBackend[LinkEnds]  # what hostd chooses from

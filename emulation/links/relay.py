@@ -4,29 +4,18 @@ Every connection of a device passes one relay; per direction all of them share o
 after they left. What a TCP relay cannot do is refused by name (`unsupported`): it sees a stream, not packets, so it
 cannot lose any.
 
-Run as `python -m emulation.links.relay --config relay.json`: one process for all devices, until SIGTERM.
+`relay_backend` puts it behind the interface of every backend, `relay_process` runs all relays of a run.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import contextlib
-import signal
 import socket
-import sys
 import time
-from pathlib import Path
 
-import msgspec
-from msgspec import Struct
-
-from emulation.courses import Courses, varying
 from emulation.links.rate_clock import RateClock
-from history.writer import HistoryWriter
 from topology.link_features import unsupported_shape
 from topology.plan import Link, Shape
-from topology.variation import still
 
 DELAY_S_MIN = 0.001  # the event loop's timers count in milliseconds
 UNDER_WAY_BYTES_MAX = 8 << 20  # per connection and direction without a rate: 80 ms at 1 Gbit/s
@@ -35,28 +24,6 @@ CONNECT_WAIT_S = 10.0
 RECEIVE_BUFFER_BYTES_MIN = (
     8_192  # the kernel's buffer is part of the queue: as large as the queue, not megabytes
 )
-SAMPLE_S = 5.0
-TURN_S = 0.05  # how late a varying link may change
-
-
-class RelayLink(Struct, frozen=True, kw_only=True):
-    """`listen_port` 0: any free one."""
-
-    device: str
-    listen_port: int
-    up: Shape
-    down: Shape
-
-
-class RelayConfig(Struct, frozen=True, kw_only=True):
-    """The file `relay.json`. `history` is the file to record in; empty: nothing is recorded."""
-
-    upstream_port: int
-    links: tuple[RelayLink, ...]
-    upstream_host: str = "127.0.0.1"
-    listen_host: str = "127.0.0.1"
-    seed: int = 0
-    history: str = ""
 
 
 def unsupported(shape: Shape) -> list[str]:
@@ -101,6 +68,10 @@ class Relay:
     def change(self, link: Link) -> None:
         """Another shape for what comes from now on; what is under way keeps its time."""
         self.up.shape, self.down.shape = link.up, link.down
+
+    @property
+    def listening(self) -> bool:
+        return self._server is not None and self._server.is_serving()
 
     async def close(self) -> None:
         if self._server is not None:
@@ -199,114 +170,3 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cloc
     async with asyncio.TaskGroup() as both:
         both.create_task(deliver())
         both.create_task(take())
-
-
-# --- the process -------------------------------------------------------------------------------------------
-
-
-async def serve(config: RelayConfig, history: HistoryWriter | None, stop: asyncio.Event) -> None:
-    """All relays of a run until `stop`. Raises OSError when a port is taken."""
-    relays: dict[str, Relay] = {}
-    try:
-        for link in config.links:
-            begin = still(Link(name="relay", up=link.up, down=link.down))
-            relay = Relay(
-                config.listen_host,
-                config.upstream_host,
-                config.upstream_port,
-                begin.up,
-                begin.down,
-                seed=f"{config.seed}/{link.device}",
-            )
-            relays[link.device] = relay
-            port = await relay.start(link.listen_port)
-            print(f"{link.device}: {config.listen_host}:{port}", flush=True)
-            if history is not None:
-                _record(history, link)
-        courses = Courses(
-            {link.device: Link(name="relay", up=link.up, down=link.down) for link in config.links}
-        )
-        courses.start(time.monotonic())
-        next_sample = time.monotonic() + SAMPLE_S
-        while not stop.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(TURN_S if courses.varying else SAMPLE_S):
-                    await stop.wait()
-            _vary(courses, relays, history)
-            if history is not None and (stop.is_set() or time.monotonic() >= next_sample):
-                next_sample = time.monotonic() + SAMPLE_S
-                _sample(history, relays)
-    finally:
-        for relay in relays.values():
-            await relay.close()
-
-
-def _vary(courses: Courses, relays: dict[str, Relay], history: HistoryWriter | None) -> None:
-    now = time.monotonic()
-    for device in courses.due(now):
-        link = courses.advance(device, now)
-        if link is None:
-            continue
-        relays[device].change(link)
-        if history is not None:
-            history.append(
-                "link_varied",
-                device=device,
-                at_s=round(courses.at_s(now), 3),
-                up=varying(link.up),
-                down=varying(link.down),
-            )
-
-
-def _sample(history: HistoryWriter, relays: dict[str, Relay]) -> None:
-    for device, relay in relays.items():
-        history.append("link_sample", device=device, up_bytes=relay.up.bytes, down_bytes=relay.down.bytes)
-    history.sync()
-
-
-def _record(history: HistoryWriter, link: RelayLink) -> None:
-    """What is in force, and as lapses what was asked for and is not."""
-    history.append(
-        "link_applied", device=link.device, backend="relay", requested={"up": link.up, "down": link.down}
-    )
-    for way in ("up", "down"):
-        shape: Shape = getattr(link, way)
-        for text in unsupported(shape):
-            history.append(
-                "lapse",
-                what="not_emulated",
-                node=link.device,
-                requested=shape,
-                effective=None,
-                detail=f"{way}: {text}",
-            )
-    history.sync()
-
-
-async def _main(config: RelayConfig) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    history = HistoryWriter(config.history, "relay") if config.history else None
-    try:
-        await serve(config, history, stop)
-    finally:
-        if history is not None:
-            history.close()
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m emulation.links.relay")
-    parser.add_argument("--config", type=Path, required=True, help="relay.json")
-    path: Path = parser.parse_args(argv).config
-    try:
-        config = msgspec.json.decode(path.read_bytes(), type=RelayConfig)
-        asyncio.run(_main(config))
-    except (OSError, msgspec.DecodeError) as error:
-        print(f"relay: {path}: {error}", file=sys.stderr)
-        return 3
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -17,7 +17,8 @@ import msgspec
 import pytest
 
 from emulation.links.rate_clock import RateClock
-from emulation.links.relay import Relay, RelayConfig, RelayLink, unsupported
+from emulation.links.relay import Relay, unsupported
+from emulation.links.relay_process import RelayConfig, RelayLink
 from topology.plan import Link, Shape, Step, Steps
 
 
@@ -129,7 +130,13 @@ def test_the_process_records_links_and_lapses_and_ends_on_sigterm(tmp_path: Path
     links = (RelayLink(device="a", listen_port=0, up=Shape(loss=0.01), down=Shape(rate_bit_s=1_000_000)),)
     config = RelayConfig(upstream_port=9, links=links, history=str(history))
     (tmp_path / "relay.json").write_bytes(msgspec.json.encode(config))
-    command = [sys.executable, "-m", "emulation.links.relay", "--config", str(tmp_path / "relay.json")]
+    command = [
+        sys.executable,
+        "-m",
+        "emulation.links.relay_process",
+        "--config",
+        str(tmp_path / "relay.json"),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline().startswith("a: 127.0.0.1:")
@@ -151,7 +158,13 @@ def test_the_process_varies_its_links_and_records_it(tmp_path: Path) -> None:
         history=str(history),
     )
     (tmp_path / "relay.json").write_bytes(msgspec.json.encode(config))
-    command = [sys.executable, "-m", "emulation.links.relay", "--config", str(tmp_path / "relay.json")]
+    command = [
+        sys.executable,
+        "-m",
+        "emulation.links.relay_process",
+        "--config",
+        str(tmp_path / "relay.json"),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.readline()
@@ -185,7 +198,13 @@ def test_a_relay_changes_while_connections_last() -> None:
 
 def test_a_broken_configuration_is_an_error_of_the_environment(tmp_path: Path) -> None:
     (tmp_path / "relay.json").write_text("{}")
-    command = [sys.executable, "-m", "emulation.links.relay", "--config", str(tmp_path / "relay.json")]
+    command = [
+        sys.executable,
+        "-m",
+        "emulation.links.relay_process",
+        "--config",
+        str(tmp_path / "relay.json"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == 3
     assert "upstream_port" in done.stderr

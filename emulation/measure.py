@@ -42,6 +42,7 @@ PROBE_TOTAL_S_MAX = 4.5  # slow links get fewer probes, not a slower start
 OVERLOAD = 1.5
 RATE_FRAMES = 400  # so many frames make a good rate; slow links stop at RATE_S_MAX
 RATE_S_MIN, RATE_S_MAX = 0.6, 1.5
+RATE_JITTERS, RATE_S_MAX_JITTER = 60.0, 4.0  # so many deviations long, the rate's own error stays near 1 %
 FRAMES_IN_RATE_MIN = 60  # smaller frames on slow links, or there would be three arrivals to count
 GROUP_BIT_S = 100_000_000  # measured together at most: about a third of a core for sending and receiving
 SOCKET_BUFFER_BYTES = 8 << 20  # the sender's must hold the shaper's whole queue, or it would be the queue
@@ -89,10 +90,12 @@ class RatePlan:
     sent_bit_s: float
 
     @classmethod
-    def of(cls, rate_bit_s: int) -> RatePlan:
+    def of(cls, rate_bit_s: int, jitter_s: float = 0.0) -> RatePlan:
+        """Jitter blurs when the first and the last packet arrive: the more of it, the longer it takes."""
         wanted = int(rate_bit_s / 8 * RATE_S_MAX / FRAMES_IN_RATE_MIN)
         frame = min(FRAME_BYTES, max(HEADER_BYTES + _STAMP.size, wanted))
         duration = min(RATE_S_MAX, max(RATE_S_MIN, RATE_FRAMES * frame * 8 / rate_bit_s))
+        duration = max(duration, min(RATE_S_MAX_JITTER, RATE_JITTERS * jitter_s))
         credit = burst_bytes(rate_bit_s) + 2 * frame
         return cls(frame - HEADER_BYTES, credit, duration, OVERLOAD * rate_bit_s)
 
@@ -302,7 +305,7 @@ def rate_groups(flows: list[_Flow]) -> list[list[_Flow]]:
 
 def _load(flows: list[_Flow]) -> None:
     """Overload every flow of the group at once; what arrives is counted, then the queues run dry."""
-    plans = {flow.number: RatePlan.of(flow.shape.rate_bit_s or 1) for flow in flows}
+    plans = {flow.number: RatePlan.of(flow.shape.rate_bit_s or 1, flow.shape.jitter_s) for flow in flows}
     receivers = {flow.receiver: flow for flow in flows}
     sent, ended = dict.fromkeys(plans, 0), dict.fromkeys(plans, 0.0)
     start = time.monotonic()
@@ -330,15 +333,18 @@ def _queue_s(shape: Shape) -> float:
 
 
 def arrival_rate(arrivals: list[tuple[float, int]], skip_bytes: int) -> float | None:
-    """bit/s between the first arrival after `skip_bytes` and the last one; None with fewer than three left."""
-    skipped = 0
-    for index, (_, size) in enumerate(arrivals):
-        skipped += size
-        if skipped > skip_bytes:
-            rest = arrivals[index:]
-            break
-    else:
+    """bit/s of what arrives after `skip_bytes`: the slope of a line through all arrivals, since the first and the last
+    alone would carry all of their jitter into it. None with fewer than three left.
+    """
+    times: list[float] = []
+    bits: list[float] = []
+    total = 0
+    for at_s, size in arrivals:
+        total += size
+        if total > skip_bytes:
+            times.append(at_s)
+            bits.append(total * 8.0)
+    if len(times) < 3 or times[-1] <= times[0]:
         return None
-    if len(rest) < 3 or rest[-1][0] <= rest[0][0]:
-        return None
-    return sum(size for _, size in rest[1:]) * 8 / (rest[-1][0] - rest[0][0])
+    seconds_per_bit = statistics.linear_regression(bits, times).slope
+    return 1 / seconds_per_bit if seconds_per_bit > 0 else None

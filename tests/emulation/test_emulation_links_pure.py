@@ -355,6 +355,22 @@ def test_arrival_rate_leaves_out_the_credit() -> None:
     assert arrival_rate(burst, 5_000) is None
 
 
+def test_jitter_hardly_moves_the_rate_that_is_measured() -> None:
+    rng, rate, jitter_s = random.Random(3), 80_000, 0.1
+    plan = RatePlan.of(rate, jitter_s)
+    assert plan.duration_s == 4.0
+    line, errors = DelayLine(LineShape(delay_s=0.65, jitter_s=jitter_s), "s"), []
+    for run in range(20):
+        arrivals, at_s = [], 100.0 * run + rng.random()
+        while at_s < 100.0 * run + plan.duration_s:
+            line.arrive(len(arrivals), at_s)
+            arrivals.append((line._held[-1][0], plan.payload_bytes + 42))
+            at_s += (plan.payload_bytes + 42) * 8 / rate
+        errors.append(abs((arrival_rate(arrivals, 0) or 0.0) / rate - 1))
+    assert statistics.median(errors) < 0.01
+    assert max(errors) < 0.03
+
+
 def test_loss_interval_accepts_chance_and_refuses_a_wrong_rate() -> None:
     assert loss_plausible(2, 89, 0.02)
     assert not loss_plausible(0, 10_000, 0.02)

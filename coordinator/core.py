@@ -37,7 +37,7 @@ from collections.abc import Iterator
 
 from coordinator import actions as a
 from coordinator import events as e
-from coordinator import presence, run, uplink, uploads
+from coordinator import presence, run, uplink, uploads, waiting
 from coordinator.config import CoordinatorConfig
 from coordinator.invariants import check
 from coordinator.policies import Policy, make_policy
@@ -148,7 +148,7 @@ class CoordinatorCore:
             return
         yield state.round.deadline
         yield state.wait_until
-        yield max(state.waiting_recorded, state.round.opened) + config.waiting_every_s
+        yield waiting.next_record(state, self.policy, config)
         for task in state.under_way:
             agent = state.agents[task.agent]
             yield task.deadline

@@ -67,6 +67,7 @@ def _check_grants(config: CoordinatorConfig, state: CoordinatorState) -> None:
     granted = {task.id: task.bytes for task in state.tasks.values() if task.state is S.GRANTED}
     assert granted == state.grants, f"grants {state.grants}, tasks say {granted}"
     total = sum(granted.values())
+    assert total == state.granted_bytes, f"{state.granted_bytes} bytes count as granted, tasks say {total}"
     assert total <= config.open_grant_bytes_max or len(granted) == 1, f"{total} bytes granted"
     waiting = {task.id for task in state.tasks.values() if task.state is S.OFFERED}
     assert waiting == set(state.offers), f"offers {list(state.offers)}, tasks say {waiting}"
@@ -93,7 +94,8 @@ def _check_round(config: CoordinatorConfig, state: CoordinatorState, policy: Pol
             f"{task.id} is of version {task.version}, {state.version} is the newest"
         )
         stale = policy.factor(state.version - task.version) is None
-        assert not (stale and task.state is not S.RECEIVED), f"{task.id} is too stale: {list(task.story)}"
+        begun = task.state in (S.OPEN, S.TRAINING, S.ACKED)
+        assert not (stale and begun), f"{task.id} is too stale: {list(task.story)}"
 
 
 def _check_versions(state: CoordinatorState) -> None:

@@ -40,7 +40,8 @@ def open_round(turn: Turn, free: list[Agent]) -> None:
         "round_opened",
         round=number,
         version=round_.version,
-        cohort=list(cohort),
+        # Where versions follow each other in a stream, everybody may give this one an update.
+        cohort=sorted(state.agents) if policy.streams else list(cohort),
         target=target,
         carried=len(state.unended),
         deadline_s=round_.deadline_s,

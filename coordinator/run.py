@@ -27,6 +27,8 @@ def advance(turn: Turn) -> None:
             detail="the run goes on without it",
         )
         enter(turn, RunPhase.GATHERING)
+    if not state.finish_reason:
+        rounds.end_stale(turn)
     if state.phase is RunPhase.GATHERING:
         _gather(turn)
     if state.phase is RunPhase.COLLECTING:
@@ -124,7 +126,6 @@ def committed(turn: Turn, event: e.VersionCommitted) -> None:
         else:
             tasks.merged(turn, task, event.version)
     _end_round(turn, round_, len(kept))
-    rounds.end_stale(turn)
 
 
 def _end_round(turn: Turn, round_: Round, merged: int) -> None:

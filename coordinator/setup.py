@@ -13,7 +13,7 @@ import numpy as np
 from coordinator import merge
 from coordinator.chronicle import Chronicle
 from coordinator.config import CoordinatorConfig, from_plan, model_chunk_bytes
-from coordinator.core import CoordinatorCore
+from coordinator.decisions import DecisionLog, RecordedCore, path_of
 from coordinator.errors import EnvironmentFault
 from coordinator.evaluation import EvaluationWorker
 from coordinator.inbound import Inbound
@@ -186,7 +186,7 @@ def _assemble(
     evaluator: Evaluator,
 ) -> Service:
     parameters, rounding = files.artifact.size, files.plan.compression.downlink.rounding
-    reachable = frozenset(version for version, _ in model.recent)
+    state = restore_state(journal, config, frozenset(version for version, _ in model.recent))
     # Refusals and a full outbox are told to the service, which is made last: hence the two lambdas.
     made: list[Service] = []
     inbound = Inbound(
@@ -200,7 +200,7 @@ def _assemble(
     outbound = Outbound(config, link, inbound, live, full=lambda topic: made[0].outbox_full(topic))
     made.append(
         Service(
-            core=CoordinatorCore(config, restore_state(journal, config, reachable)),
+            core=RecordedCore(config, state, log=DecisionLog(path_of(options.root, state.epoch))),
             journal=journal,
             model=model,
             merging=merging,

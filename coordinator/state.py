@@ -229,6 +229,7 @@ class CoordinatorState:
     evaluating: int | None = None  # the version whose evaluation is under way
     offers: deque[str] = field(default_factory=deque)  # tasks that wait for a grant, first come first served
     grants: dict[str, int] = field(default_factory=dict)  # task -> bytes there is room for
+    granted_bytes: int = 0  # their sum
     tasks_made: int = 0
     positions_made: int = 0
     accuracy: float | None = None
@@ -246,10 +247,6 @@ class CoordinatorState:
         """Since the first evaluation of this life of ours, at the best of the last ones."""
         best = max((accuracy for _, accuracy in self.accuracies), default=0.0)
         return best - self.first_accuracy if self.first_accuracy is not None else 0.0
-
-    @property
-    def granted_bytes(self) -> int:
-        return sum(self.grants.values())
 
     @property
     def under_way(self) -> list[Task]:

@@ -114,7 +114,9 @@ def release_grant(turn: Turn, task: Task) -> None:
     """Give its room back, whether it was granted or still in the line."""
     if task.id in turn.state.offers:
         turn.state.offers.remove(task.id)
-    if turn.state.grants.pop(task.id, None) is not None:
+    freed = turn.state.grants.pop(task.id, None)
+    if freed is not None:
+        turn.state.granted_bytes -= freed
         turn.emit(a.DropAssembly(agent=task.agent, task=task.id))
 
 
@@ -150,9 +152,9 @@ def staleness(turn: Turn, task: Task) -> int:
 
 
 def discarded_as_stale(turn: Turn, task: Task) -> bool:
-    """End a task whose update is, or would be, too old to be merged. Bytes on their way to the journal come first."""
+    """End a task whose update is, or would be, too old to be merged. What is offered already is taken first."""
     age = staleness(turn, task)
-    if turn.policy.factor(age) is not None or task.state is S.RECEIVED:
+    if turn.policy.factor(age) is not None or task.state not in (S.OPEN, S.TRAINING, S.ACKED):
         return False
     reason = f"trained on version {task.version}, {age} versions before this one"
     if task.state is S.ACKED:

@@ -104,6 +104,7 @@ def grant_waiting(turn: Turn) -> None:
             continue
         state.offers.remove(task.id)
         state.grants[task.id] = task.bytes
+        state.granted_bytes += task.bytes
         task.go(S.GRANTED, turn.now, f"{state.granted_bytes} bytes granted in all")
         task.enter_phase("uploading", turn.now)
         turn.record("update_granted", task=task.id, agent=task.agent, sha256=task.sha256)
@@ -156,7 +157,7 @@ def received(turn: Turn, event: e.UpdateReceived) -> None:
         return  # closed or offered anew while the last chunk was under way; the agent has been told
     state = turn.state
     # The bytes go to the journal from the assembly: only the room in the budget is given back here.
-    del state.grants[task.id]
+    state.granted_bytes -= state.grants.pop(task.id)
     task.go(S.RECEIVED, turn.now, f"{event.chunks} chunks")
     task.defect = event.defect or ("" if task.samples else "it claims to have trained on no samples")
     task.position = state.positions_made

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from coordinator.state import Task
+from coordinator.config import CoordinatorConfig
+from coordinator.policies import Policy
+from coordinator.state import CoordinatorState, Task
 from coordinator.turn import Turn
 
 
@@ -23,13 +25,20 @@ class Awaited(NamedTuple):
     heard_s: float | None = None  # since its last sign
 
 
+def next_record(state: CoordinatorState, policy: Policy, config: CoordinatorConfig) -> float:
+    """When it is due. A round that waits for its cohort has just told all; a stream of versions never pauses."""
+    since = state.waiting_recorded
+    if state.round is not None and (not policy.streams or since == float("-inf")):
+        since = max(since, state.round.opened)
+    return since + config.waiting_every_s
+
+
 def record_waiting(turn: Turn) -> None:
     """In an open round: every task under way, of whichever round."""
     state, round_ = turn.state, turn.state.round
     if round_ is None:
         return
-    # Sums as in `core.next_wakeup`: a difference may round the other way, and we would sleep past the moment.
-    if turn.now < max(state.waiting_recorded, round_.opened) + turn.config.waiting_every_s:
+    if turn.now < next_record(state, turn.policy, turn.config):
         return
     state.waiting_recorded = turn.now
     owing = state.under_way

@@ -67,9 +67,11 @@ def _ready(live: Live, event: Event) -> Line:
 
 
 @_on("round_opened")
-def _round_opened(live: Live, event: Event) -> Line:
+def _round_opened(live: Live, event: Event) -> Line | None:
     deadline_s = number(event, "deadline_s")
     within = f", deadline {units.seconds(deadline_s)}" if deadline_s is not None else ""
+    if live.plan.policy.kind in ("buffered", "asynchronous"):
+        return None  # a line for every version is enough, and that comes with its evaluation
     return "plain", f"round {live.round} of {live.plan.training.rounds}: {live.cohort} devices{within}"
 
 
@@ -79,7 +81,12 @@ def _round_closed(live: Live, event: Event) -> Line:
     took = f" in {units.seconds(wall_s)}" if wall_s is not None else ""
     without = f", without {names_of(missing)}" if missing else ""
     merged = count(event, "merged")
-    return "plain", f"round {integer(event, 'round')} closed{took}: {merged} updates merged{without}"
+    if live.plan.policy.kind in ("buffered", "asynchronous"):
+        return "plain", f"version {integer(event, 'version')} made{took}: {merged} updates merged{live.stale}"
+    return (
+        "plain",
+        f"round {integer(event, 'round')} closed{took}: {merged} updates merged{live.stale}{without}",
+    )
 
 
 @_on("evaluated")

@@ -56,6 +56,8 @@ class Live:
     round: int = 0
     deadline: float | None = None
     cohort: int = 0
+    target: int = 0  # updates that make the version complete
+    stale: str = ""  # of the version committed last: how old its updates were, if they were
     offered: int = 0
     received: int = 0
     accuracy: list[float] = field(default_factory=list)
@@ -199,6 +201,7 @@ def _agent_offline(live: Live, event: Event) -> None:
 def _round_opened(live: Live, event: Event) -> None:
     live.round = integer(event, "round") or live.round
     live.cohort, live.offered, live.received = len(strings(event, "cohort")), 0, 0
+    live.target = integer(event, "target") or live.cohort
     deadline_s = number(event, "deadline_s")
     live.deadline = event.mono_s + deadline_s if deadline_s is not None else None
     live.stage = "training"
@@ -254,6 +257,12 @@ def _update_received(live: Live, event: Event) -> None:
     if device is not None:
         device.bytes += size
         device.enter("done", event.mono_s)
+
+
+@_on("version_committed")
+def _version_committed(live: Live, event: Event) -> None:
+    ages = [count(item, "staleness") for item in mappings(event, "updates")]
+    live.stale = f", up to {max(ages)} versions old" if any(ages) else ""
 
 
 @_on("update_discarded")

@@ -204,8 +204,8 @@ def _learning(live: Live) -> Text:
     line.append("   up ", "dim").append(units.size(live.bytes))
     if live.bytes and live.raw_bytes:
         line.append(f", {live.raw_bytes / live.bytes:.0f}× fewer than float32", "dim")
-    if live.cohort:
-        line.append("   updates ", "dim").append(f"{live.received} of {live.cohort}")
+    if live.target:
+        line.append("   updates ", "dim").append(f"{live.received} of {live.target}")
     if live.faults_healed:
         line.append("   healed ", "dim").append(f"{live.faults_healed}", "green")
     if live.lapses:

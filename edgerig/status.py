@@ -7,7 +7,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from history.events import Event
-from history.fields import number
+from history.fields import integer, mappings, number
 from history.reader import read_history
 from topology.plan import Plan
 
@@ -30,6 +30,10 @@ class RunStatus(Struct):
     version: int = 0
     accuracy: float | None = None
     waiting: list[dict[str, object]] = field(default_factory=list)
+    waiting_age_s: float = 0.0  # how long ago the coordinator said so, by the newest event of the run
+    needs: dict[str, int] = field(
+        default_factory=dict
+    )  # have, want, need: updates of the version that is made
     devices: list[DeviceStatus] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     lapses: int = 0
@@ -39,8 +43,7 @@ class RunStatus(Struct):
         lines = [
             f"{self.run}: {self.state}, round {self.round} of {self.rounds}, version {self.version}{accuracy}"
         ]
-        for entry in self.waiting:
-            lines.append("  waiting for " + " ".join(f"{key}={value}" for key, value in entry.items()))
+        lines += self._why()
         for device in self.devices:
             since = "" if device.since_s is None else f" for {device.since_s:.1f} s"
             lines.append(
@@ -50,6 +53,32 @@ class RunStatus(Struct):
         if self.lapses:
             lines.append(f"  {self.lapses} lapses: the emulation did not hold everywhere (`edgerig report`)")
         return "\n".join(lines)
+
+    def _why(self) -> list[str]:
+        """For whom the run waits, since when, until when, and what each one last said and when."""
+        if not self.waiting:
+            return []
+        entry = self.needs
+        have = f" for {entry['have']} of {entry['want']} updates" if {"have", "want"} <= entry.keys() else ""
+        enough = (
+            f" ({entry['need']} are enough at the deadline)"
+            if entry.get("need", 0) != entry.get("want", 0)
+            else ""
+        )
+        lines = [f"  waiting{have}{enough}, as of {self.waiting_age_s:.1f} s ago:"]
+        return lines + [_awaited(item, self.version, self.waiting_age_s) for item in self.waiting]
+
+
+def _awaited(item: dict[str, object], newest: int, age_s: float) -> str:
+    """`age_s`: how long ago the coordinator said so; its times count from then."""
+    since, until, heard = number(item, "since_s"), number(item, "until_s"), number(item, "heard_s")
+    parts = [f"    {item.get('agent', '?'):<16} {item.get('phase', '?')}"]
+    parts += [f"for {since + age_s:.0f} s"] if since is not None else []
+    parts += [f"last heard of {heard + age_s:.0f} s ago"] if heard is not None else []
+    parts += [f"at most {max(0.0, until - age_s):.0f} s more"] if until is not None else []
+    version = number(item, "version")
+    parts += [f"on version {version:.0f}"] if version is not None and version < newest else []
+    return ", ".join(parts)
 
 
 def describe(root: Path, plan: Plan) -> RunStatus:
@@ -65,6 +94,7 @@ def describe(root: Path, plan: Plan) -> RunStatus:
         _fold(status, devices, since, event)
     for name, began in since.items():
         devices[name].since_s = round(newest - began, 1)
+    status.waiting_age_s = round(newest - status.waiting_age_s, 1) if status.waiting else 0.0
     status.devices = list(devices.values())
     return status
 
@@ -75,13 +105,22 @@ def _fold(status: RunStatus, devices: dict[str, DeviceStatus], since: dict[str, 
             status.state = "measuring"
         case "round_opened":
             status.state, status.round = "running", int(str(event["round"]))
+            status.waiting = [
+                item for item in status.waiting if item.get("task")
+            ]  # nobody is absent any more
+        case "version_committed":
+            status.version = integer(event, "version") or status.version
         case "evaluated":
-            status.version, status.accuracy = int(str(event["version"])), number(event, "accuracy")
+            status.accuracy = number(event, "accuracy")
         case "waiting":
-            status.waiting = list(event["for"])  # type: ignore[call-overload]
-        case "round_closed" | "run_finished":
-            status.waiting = []
-            status.state = "finished" if event.event == "run_finished" else status.state
+            status.waiting = mappings(event, "for")
+            status.needs = {k: n for k in ("have", "want", "need") if (n := integer(event, k)) is not None}
+            status.waiting_age_s = event.mono_s
+        case "run_finished":
+            status.waiting, status.state = [], "finished"
+        case "update_acked" | "task_closed":
+            over = event.get("task")
+            status.waiting = [item for item in status.waiting if item.get("task") != over]
         case "fault_applied" | "fault_healed":
             status.faults.append(f"{event['fault']} {event.event.removeprefix('fault_')}")
         case "lapse":

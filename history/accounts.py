@@ -84,3 +84,8 @@ def wall_s(record: Record) -> float | None:
     if record.run_started_at is None or end is None:
         return None
     return max(0.0, end - record.run_started_at)
+
+
+def staleness(record: Record) -> list[int]:
+    """Of every merged update, in versions."""
+    return [u.staleness for v in record.versions for u in v.updates if u.staleness is not None]

@@ -9,7 +9,8 @@ coordinator
   run_started       run, epoch, devices, parameters
   agent_online      agent, boot            / agent_offline  agent, boot
   hello             agent, boot, version, task, spool, unsettled
-  round_opened      round, version, cohort: [agent], deadline_s, quorum
+  round_opened      round, version, cohort: [agent] (who may give it an update), target, carried (tasks and updates of
+                    rounds before), deadline_s, quorum
   task_opened       task, agent, round, version, deadline_s
   compression_chosen task, agent, share, bits, quantize, budget_bytes, rate_bit_s, measured, slope, reason
                                                              (with `compression: auto`, for every task)
@@ -22,12 +23,14 @@ coordinator
   update_discarded  task, agent, sha256, outcome (late|surplus|stale|refused), reason
   task_closed       task, agent, round, reason,
                     state (merged|late|surplus|stale|refused|failed|timed_out|cancelled|dropped)
-  version_committed version, sha256, round, updates: [{task, agent, sha256, weight}]
+  version_committed version, sha256, round, updates: [{task, agent, sha256, weight, samples, factor,
+                    version (trained on), staleness}]
   version_published version, objects: [{name, bytes, chunks}]
   round_closed      round, version, merged, missing: [agent], reason, wall_s
   evaluated         version, round, accuracy (null: a regression), loss, samples, per_class: [...],
                     metrics: {f1, mse, perplexity}, confusion: [[...]] (true, predicted; at most 32 classes)
-  waiting           round, for: [{agent, phase, since_s, until_s}]      (at most one in 5 s)
+  waiting           round, have, want, need (updates of the version that is made),
+                    for: [{agent, phase, since_s, until_s, task, version, heard_s}]   (at most one in 5 s)
   message_refused   agent, topic, reason, bytes, count
   broker_sample     dropped, received_bytes, sent_bytes      ($SYS; a moved drop counter is a lapse)
   lapse             what, node, requested, effective, detail

@@ -168,6 +168,7 @@ class RoundRecord:
     closed_at: float | None = None
     deadline_s: float | None = None
     quorum: int | None = None
+    target: int | None = None  # updates that make it complete
     cohort: list[str] = field(default_factory=list)
     merged: int | None = None
     missing: list[str] = field(default_factory=list)
@@ -181,7 +182,11 @@ class MergedUpdate:
     task: str
     agent: str
     sha256: str
-    weight: float | None
+    weight: float | None  # n·s
+    samples: int | None = None
+    factor: float | None = None  # s(τ)
+    base_version: int | None = None  # trained on
+    staleness: int | None = None  # τ
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from history.events import Event
 from history.record import Record
 from history.summary import DeviceSummary, Summary
 
-STORE_SCHEMA = 1
+STORE_SCHEMA = 2
 STORE_NAME = "run.sqlite"
 
 _SCHEMA = """
@@ -52,7 +52,7 @@ INTEGER,
   merged_in INTEGER, weight REAL, discarded TEXT, discard_reason TEXT, report TEXT);
 CREATE TABLE versions (version INTEGER, position INTEGER, sha256 TEXT, round INTEGER, committed_s REAL, task
 TEXT,
-  agent TEXT, update_sha256 TEXT, weight REAL);
+  agent TEXT, update_sha256 TEXT, weight REAL, samples INTEGER, factor REAL, base_version INTEGER, staleness INTEGER);
 CREATE INDEX versions_by_version ON versions(version, position);
 CREATE TABLE evaluations (version INTEGER, round INTEGER, at_s REAL, accuracy REAL, loss REAL, samples
 INTEGER,
@@ -226,9 +226,10 @@ def _version_rows(record: Record) -> Iterable[Row]:
     for v in record.versions:
         head, at = [v.sha256, v.round], _at(record, v.committed_at)
         if not v.updates:
-            yield [v.version, None, *head, at, None, None, None, None]
+            yield [v.version, None, *head, at, *[None] * 8]
         for position, u in enumerate(v.updates):
-            yield [v.version, position, *head, at, u.task, u.agent, u.sha256, u.weight]
+            counted = [u.weight, u.samples, u.factor, u.base_version, u.staleness]
+            yield [v.version, position, *head, at, u.task, u.agent, u.sha256, *counted]
 
 
 def _evaluation_rows(record: Record, summary: Summary) -> Iterable[Row]:

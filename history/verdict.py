@@ -97,6 +97,29 @@ def rounds(record: Record) -> float | None:
 
 
 @metric
+def versions(record: Record) -> float | None:
+    """Made in the run; the initial model is none of them."""
+    return float(len({v.version for v in record.versions})) if "coordinator" in record.producers else None
+
+
+@metric
+def staleness_max(record: Record) -> float | None:
+    return max((float(tau) for tau in accounts.staleness(record)), default=None)
+
+
+@metric
+def staleness_mean(record: Record) -> float | None:
+    found = accounts.staleness(record)
+    return sum(found) / len(found) if found else None
+
+
+@metric
+def updates_stale(record: Record) -> float | None:
+    """Discarded for their age."""
+    return float(sum(t.discarded == "stale" for t in record.tasks.values())) if record.tasks else None
+
+
+@metric
 def updates_lost(record: Record) -> float | None:
     found = accounts.lost(record)
     return None if found is None else float(len(found))

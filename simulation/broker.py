@@ -79,6 +79,7 @@ class Broker:
         self._retained: dict[str, bytes] = {}
         self._sessions: dict[str, Session] = {}
         self._connections: dict[str, Connection] = {}
+        self._last_tasks: dict[str, Packet] = {}  # by client, for a stale copy that is aimed
 
     def latency(self) -> float:
         return self.rng.uniform(*self.habits.latency_s)
@@ -160,8 +161,15 @@ class Broker:
         for _ in range(2 if self._happens(self.habits.duplicate) else 1):
             extra_s = self.rng.uniform(0.0, 2.0) if self._happens(self.habits.reorder) else 0.0
             connection.down(lambda: connection.peer.arrived(packet), extra_s)
+        if packet.topic.endswith("/task"):
+            self._last_tasks[connection.name] = packet
         if self._happens(self.habits.echo):
             self.clock.later(self.rng.uniform(*ECHO_S), lambda: self._echo(connection.name, packet))
+
+    def repeat_task(self, name: str) -> None:
+        """A late copy of the last task that this client was sent."""
+        if name in self._last_tasks and not self.calm:
+            self._echo(name, self._last_tasks[name])
 
     def _echo(self, name: str, packet: Packet) -> None:
         connection = self._connections.get(name)

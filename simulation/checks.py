@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
 
+from coordinator.decisions import digest_of, unpack_state
 from coordinator.recovery import restore_model
 from edge_agent.limits import PENDING_MAX
 from simulation.agent_host import SAMPLES, AgentHost
 from simulation.books import held
 from simulation.world import PARAMETERS, World
+from topology.plan import PolicyPlan
 
 # Sums of some dozen float32 vectors of magnitude 0.1, against the same sums in float64.
 TOLERANCE = 1e-4
 # A lost hello is repeated within 10 s (`agent_host.LIMITS`), a reconnect takes 4, a task that keeps the worker busy 12.
 LEARNS_WITHIN_S = 30.0
+STARVED = 4  # fleets of tasks: `coordinator.policies.selection` puts whoever was passed over for two first
 KEPT = {"merged", "refused"}  # outcomes that do not give content back
 
 
@@ -27,6 +31,10 @@ def check_everything(world: World) -> None:
     every_update_has_one_outcome(world)
     agents_were_told_the_truth(world)
     the_model_is_the_sum_of_its_updates(world)
+    updates_count_by_their_age(world)
+    what_waits_is_next(world)
+    nobody_starves(world)
+    a_replay_decides_the_same(world)
     for agent in world.agents:
         nothing_is_lost_or_doubled(world, agent)
         bounds_were_held(agent)
@@ -116,6 +124,99 @@ def the_model_is_the_sum_of_its_updates(world: World) -> None:
     assert live is None or np.array_equal(live, model.master), (
         "the live model is not what the journal leads to"
     )
+
+
+def damping(plan: PolicyPlan, age: int) -> float:
+    """The formulas once more, written down independently of `coordinator.policies`."""
+    spec = plan.staleness
+    if spec.kind == "polynomial":
+        return 1.0 / math.pow(1 + age, spec.exponent)
+    if spec.kind == "hinge" and age > spec.b:
+        return 1.0 / (1.0 + spec.a * (age - spec.b))
+    return 1.0
+
+
+def updates_count_by_their_age(world: World) -> None:
+    """The factor of every merged update follows from the two versions alone, and the step never changes."""
+    plan = world.config.policy
+    rows = world.coordinator.journal.db.execute(
+        "SELECT m.version, v.server_lr, t.version, m.factor, m.task FROM merges m"
+        " JOIN tasks t ON t.task = m.task JOIN versions v ON v.version = m.version"
+    ).fetchall()
+    for version, server_lr, base, factor, task in rows:
+        age = version - 1 - base
+        assert abs(factor - damping(plan, age)) < 1e-12, f"{task}, {age} versions old, counts {factor}"
+        assert abs(server_lr - plan.server_lr * plan.mixing) < 1e-12, (
+            f"version {version} has a step of {server_lr}"
+        )
+        assert plan.max_staleness is None or age <= plan.max_staleness, (
+            f"{task} was merged {age} versions old"
+        )
+
+
+def what_waits_is_next(world: World) -> None:
+    """Where updates outlive their round they are merged in the order in which they came, and none is passed over."""
+    plan, db = world.config.policy, world.coordinator.journal.db
+    if not plan.carry_over and plan.kind not in ("buffered", "asynchronous"):
+        return
+    merged = [
+        row[0]
+        for row in db.execute(
+            "SELECT u.position FROM merges m JOIN updates u ON u.task = m.task ORDER BY m.version, m.position"
+        )
+    ]
+    assert merged == sorted(merged), f"merged in the order {merged}"
+    late = [
+        row[0]
+        for row in db.execute(
+            "SELECT u.position FROM updates u JOIN outcomes o ON o.task = u.task WHERE o.outcome IN ('late', 'surplus')"
+        )
+    ]
+    passed = [position for position in late if merged and position < merged[-1]]
+    assert not passed, (
+        f"updates {passed} were here before {merged[-1]}, which was merged, and came to nothing"
+    )
+
+
+def nobody_starves(world: World) -> None:
+    """Who is here and free is given a task before the others have had several each."""
+    online, busy = set[str](), dict[str, str]()
+    passed: dict[str, int] = dict.fromkeys(world.config.agents, 0)
+    waiting: Counter[str] = Counter()
+    for _, event, fields in world.coordinator.records:
+        agent = str(fields.get("agent", ""))
+        if event in ("agent_online", "agent_offline"):
+            (online.add if event == "agent_online" else online.discard)(agent)
+        elif event == "run_started":
+            online.clear()  # known to be here only when they say so again
+        elif event == "update_acked":
+            busy.pop(agent, None)
+            waiting[agent] += 1
+        elif event == "task_closed":
+            if busy.get(agent) == fields["task"]:
+                del busy[agent]
+            else:
+                waiting[agent] -= 1
+        elif event == "task_opened":
+            busy[agent] = fields["task"]
+            for name in passed:
+                idle = name in online and name not in busy and not waiting[name]
+                passed[name] = passed[name] + 1 if idle else 0
+        worst = max(passed, key=passed.__getitem__)
+        assert passed[worst] <= STARVED * len(passed), (
+            f"{worst} was free while others had {passed[worst]} tasks"
+        )
+
+
+def a_replay_decides_the_same(world: World) -> None:
+    for number, life in enumerate(world.coordinator.lives):
+        core = world.coordinator.core_type(
+            world.config, unpack_state(life.began), world.coordinator.make_policy()
+        )
+        for event, now, digest in life.told:
+            assert digest_of(core.handle(event, now)) == digest, (
+                f"life {number}, event {event.id} at {now:.3f} s"
+            )
 
 
 def nothing_is_lost_or_doubled(world: World, agent: AgentHost) -> None:

@@ -15,16 +15,19 @@ from typing import Any
 
 import numpy as np
 
+from coordinator import actions as a
 from coordinator import events as e
 from coordinator import merge
 from coordinator.config import CoordinatorConfig
 from coordinator.core import CoordinatorCore
+from coordinator.decisions import digest_of, pack_state
 from coordinator.inbound import Inbound
 from coordinator.inbox import Delivery
 from coordinator.journal import Journal, Transaction
 from coordinator.live import DELTAS_MAX, LiveModels
 from coordinator.merges import MergeSpec
 from coordinator.outbound import Outbound
+from coordinator.policies import Policy, make_policy
 from coordinator.recovery import Model, named_versions, restore_model, restore_state
 from coordinator.refusals import RefusalLog
 from coordinator.service import Service
@@ -151,6 +154,22 @@ class SimulatedChronicle:
         return
 
 
+class Life:
+    """What the core was told between two deaths and what it decided, for a replay."""
+
+    def __init__(self, core: CoordinatorCore) -> None:
+        self.began = pack_state(core.state)
+        self.told: list[tuple[e.Event, float, str]] = []
+        handle = core.handle
+
+        def remembering(event: e.Event, now: float) -> list[a.Action]:
+            actions = handle(event, now)
+            self.told.append((event, now, digest_of(actions)))
+            return actions
+
+        core.handle = remembering  # type: ignore[method-assign]
+
+
 class CoordinatorHost:
     service_type: type[Service] = Service
     core_type: type[CoordinatorCore] = CoordinatorCore
@@ -164,6 +183,7 @@ class CoordinatorHost:
         self.life = 0
         self.crashes = 0
         self.records: list[tuple[float, str, dict[str, Any]]] = []
+        self.lives: list[Life] = []
         self.service: Service | None = None
         self.finished = False
         self.last_master: Any = None
@@ -182,6 +202,9 @@ class CoordinatorHost:
         with self.journal.transaction():
             self.journal.begin_model(self.initial, versions.to_patterns(self.initial))
         self.operations = 0  # what comes before the first boot is none of its life
+
+    def make_policy(self) -> Policy:
+        return make_policy(self.config.policy)
 
     # --- life ------------------------------------------------------------------------------------------------
 
@@ -214,7 +237,9 @@ class CoordinatorHost:
         live = LiveModels(GRAPH, "fp16", MODEL_CHUNK_BYTES)
         outbound = Outbound(config, self.link, inbound, live, full=lambda topic: made[0].outbox_full(topic))
         reachable = frozenset(version for version, _ in model.recent)
-        self.core = self.core_type(config, restore_state(self.journal, config, reachable))
+        state = restore_state(self.journal, config, reachable)
+        self.core = self.core_type(config, state, self.make_policy())
+        self.lives.append(Life(self.core))
         parts: dict[str, Any] = {
             "link": self.link,
             "evaluation": SimulatedEvaluation(self),

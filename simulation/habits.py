@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from topology.plan import PolicyPlan, StalenessPlan
+
 
 class Habits(Struct, frozen=True, kw_only=True):
     # The network. MQTT over TCP promises more than this; what survives this survives that.
@@ -35,13 +37,50 @@ WORLDS: dict[str, Habits] = {
     "lossy": Habits(echo=0.02, lose=0.05, duplicate=0.15, reorder=0.15, flap_rate=0.03),
     "amnesiac": Habits(duplicate=0.1, flap_rate=0.03, broker_rate=0.06, lose=0.01),
     "deadly": Habits(echo=0.05, kill_rate=0.03, cut_rate=0.05, disk_loss=0.15, full_rate=0.02, fail=0.1),
-    "replaced": Habits(echo=0.4, aimed=0.3, kill_rate=0.02, disk_loss=0.9, heal_s=(0.2, 3.0), train_s=(0.5, 6.0)),
+    "replaced": Habits(echo=0.4, aimed=0.6, kill_rate=0.02, disk_loss=0.9, heal_s=(0.2, 3.0), train_s=(0.5, 6.0)),
     "crashing": Habits(crash=0.05, duplicate=0.1, reorder=0.05),
     "harsh": Habits(
         echo=0.02, lose=0.02, duplicate=0.1, reorder=0.1, flap_rate=0.015, broker_rate=0.015, kill_rate=0.015,
         cut_rate=0.02, disk_loss=0.1, full_rate=0.01, fail=0.05, crash=0.02,
     ),
 }  # fmt: skip
+
+
+# Schedules that the seeds take turns through; the cohort of a synchronous round varies with the seed on top.
+SCHEDULES: dict[str, PolicyPlan] = {
+    "synchronous": PolicyPlan(cohort=2, deadline_s=40.0, quorum=0.5),
+    "carrying": PolicyPlan(
+        cohort=3, deadline_s=12.0, quorum=0.3, carry_over=True, max_staleness=4,
+        staleness=StalenessPlan(kind="polynomial"),
+    ),
+    "buffered": PolicyPlan(
+        kind="buffered", cohort=4, concurrency=3, buffer=3, deadline_s=40.0, deadline_auto=True, deadline_floor_s=15.0,
+        staleness=StalenessPlan(kind="polynomial"), max_staleness=3, server_lr=1.5,
+    ),
+    "asynchronous": PolicyPlan(
+        kind="asynchronous", cohort=4, concurrency=3, mixing=0.6, deadline_s=30.0,
+        staleness=StalenessPlan(kind="hinge", a=1.0, b=1.0),
+    ),
+    "tiered": PolicyPlan(kind="tiered", cohort=2, tiers=2, deadline_s=40.0, deadline_auto=True, quorum=0.5),
+}  # fmt: skip
+VERSIONS = {"synchronous": 5, "carrying": 6, "buffered": 6, "asynchronous": 14, "tiered": 6}
+
+
+TURNS = (
+    "synchronous",
+    "buffered",
+    "synchronous",
+    "carrying",
+    "synchronous",
+    "asynchronous",
+    "tiered",
+    "buffered",
+)
+
+
+def schedule_of(seed: int) -> str:
+    """The default most often. Eight turns and seven worlds: every pair comes up."""
+    return TURNS[seed % len(TURNS)]
 
 
 def world_of(seed: int) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -15,6 +15,7 @@ from coordinator import merge
 from coordinator.core import CoordinatorCore
 from coordinator.journal import Committed
 from coordinator.merges import FEDAVG, Item
+from coordinator.policies import AgentView, Policy
 from coordinator.service import Service
 from coordinator.state import TaskState
 from edge_agent import events as e
@@ -79,7 +80,7 @@ class AcksFirstHost(CoordinatorHost):
 class RemembersRedeliveries(CoordinatorCore):
     """Notes what is offered again after its ack, for the journal below."""
 
-    redelivered: set[str]
+    redelivered: ClassVar[set[str]] = set()
 
     def handle(self, event: ce.Event, now: float) -> list[ca.Action]:
         if isinstance(event, ce.MessageArrived) and isinstance(event.message, m.Offer):
@@ -111,8 +112,93 @@ class MergesTwiceHost(CoordinatorHost):
         service = super()._assemble(model)
         assert isinstance(self.core, RemembersRedeliveries)
         assert isinstance(self.journal, MergesTwice)
-        self.core.redelivered = self.journal.redelivered = set()
+        RemembersRedeliveries.redelivered = self.journal.redelivered = set()
         return service
+
+
+class CompoundingHost(CoordinatorHost):
+    """Multiplies the step by every staleness weight it computes, in place."""
+
+    def make_policy(self) -> Policy:
+        policy = super().make_policy()
+        factor = policy.factor
+
+        def compounding(staleness: int) -> float | None:
+            found = factor(staleness)
+            policy.merge_lr *= found if found is not None else 1.0
+            return found
+
+        policy.factor = compounding  # type: ignore[method-assign]
+        return policy
+
+
+class CountsAfterHost(CoordinatorHost):
+    """Counts the staleness after the merge: a fresh update is one version old."""
+
+    def make_policy(self) -> Policy:
+        policy = super().make_policy()
+        factor = policy.factor
+        policy.factor = lambda staleness: factor(staleness + 1)  # type: ignore[method-assign]
+        return policy
+
+
+class StarvingHost(CoordinatorHost):
+    """Never gives the first device a task while there is another."""
+
+    def make_policy(self) -> Policy:
+        policy = super().make_policy()
+        choose, refill = policy.choose, policy.refill
+
+        def others(seen: Sequence[AgentView]) -> Sequence[AgentView]:
+            return [view for view in seen if view.name != "d-0"] or seen
+
+        policy.choose = lambda seen, *rest: choose(others(seen), *rest)  # type: ignore[method-assign]
+        policy.refill = lambda seen, *rest: refill(others(seen), *rest)  # type: ignore[method-assign]
+        return policy
+
+
+class NormalisesAway(CuttingJournal):
+    """Divides by the damped samples: staleness that is the same for all of a version cancels."""
+
+    def commit_version(self, action: ca.CommitVersion, master: Any, dtype: Any, *rest: Any) -> Committed:
+        made = super().commit_version(action, master, dtype, *rest)
+        damped = sum(x.samples * x.factor for x in action.updates)
+        undo = sum(x.samples for x in action.updates) / damped
+        return msgspec.structs.replace(made, master=master + (made.master - master) * np.float32(undo))
+
+
+class NormalisesAwayHost(CoordinatorHost):
+    journal_type = NormalisesAway
+
+
+class ForgetsVersions(CoordinatorCore):
+    """Withdraws a version as soon as there is a newer one, whoever still needs it."""
+
+    def handle(self, event: ce.Event, now: float) -> list[ca.Action]:
+        return [
+            msgspec.structs.replace(x, keep=()) if isinstance(x, ca.PublishVersion) else x
+            for x in super().handle(event, now)
+        ]
+
+
+class ForgetsVersionsHost(CoordinatorHost):
+    core_type = ForgetsVersions
+
+
+class LosesCarried(CoordinatorCore):
+    """A new round begins with an empty pool: what was late for the last one never counts."""
+
+    def handle(self, event: ce.Event, now: float) -> list[ca.Action]:
+        round_ = self.state.round
+        if round_ is not None:
+            for task in self.state.unended.values():
+                if task.state is TaskState.ACKED and task.round < round_.number:
+                    task.defect = "lost"
+        return super().handle(event, now)
+
+
+class LosesCarriedHost(CoordinatorHost):
+    core_type = LosesCarried
 
 
 # --- the agent's ---------------------------------------------------------------------------------------------------
@@ -221,6 +307,12 @@ AGENT_MUTANTS: dict[str, type[AgentHost]] = {
 COORDINATOR_MUTANTS: dict[str, type[CoordinatorHost]] = {
     "acks before the fsync": AcksFirstHost,
     "merges twice on redelivery": MergesTwiceHost,
+    "loses what is carried over": LosesCarriedHost,
+    "compounds staleness": CompoundingHost,
+    "counts staleness after the merge": CountsAfterHost,
+    "normalises staleness away": NormalisesAwayHost,
+    "starves an agent": StarvingHost,
+    "forgets versions that are needed": ForgetsVersionsHost,
 }
 MUTANTS = [*COORDINATOR_MUTANTS, *AGENT_MUTANTS]
 

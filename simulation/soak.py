@@ -8,14 +8,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import logging
+import multiprocessing
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from simulation.checks import check_everything
-from simulation.habits import world_of
+from simulation.habits import schedule_of, world_of
 from simulation.mutants import MUTANTS, mutated
 from simulation.world import World
 
@@ -61,25 +63,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=300, help="how many runs")
     parser.add_argument("--start", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="one run, told step by step")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--mutant", choices=MUTANTS, default="", help="with this defect put in")
     options = parser.parse_args(arguments)
-    logging.disable(logging.CRITICAL)  # simulated devices complain about simulated disks
+    _quiet()
     if options.seed is not None:
         return _tell(options.seed, options.mutant)
-    return _soak(options.start, options.seeds, options.mutant)
+    return _soak(options.start, options.seeds, options.mutant, options.jobs)
 
 
-def _soak(start: int, seeds: int, mutant: str) -> int:
-    began, virtual_s, failures = time.monotonic(), 0.0, 0
-    for seed in range(start, start + seeds):
-        played = play(seed, mutant)
+def play_many(seeds: range, mutant: str = "", jobs: int = 1) -> Iterator[Played]:
+    """In the order of the seeds, `jobs` at a time."""
+    if jobs <= 1:
+        yield from (play(seed, mutant) for seed in seeds)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs, initializer=_quiet) as pool:
+        yield from pool.imap(partial(play, mutant=mutant), seeds, chunksize=20)
+
+
+def _quiet() -> None:
+    logging.disable(logging.CRITICAL)  # simulated devices complain about simulated disks
+
+
+def _soak(start: int, seeds: int, mutant: str, jobs: int) -> int:
+    began, virtual_s, failures, seed = time.monotonic(), 0.0, 0, start - 1
+    for played in play_many(range(start, start + seeds), mutant, jobs):
+        seed = played.seed
         virtual_s += played.virtual_s
         if played.problem:
             failures += 1
-            print(
-                f"{replay_command(seed, mutant)}   # {world_of(seed)}: {played.problem.splitlines()[-1]}",
-                flush=True,
-            )
+            what = f"{world_of(seed)}, {schedule_of(seed)}: {played.problem.splitlines()[-1]}"
+            print(f"{replay_command(seed, mutant)}   # {what}", flush=True)
             if failures >= FAILURES_MAX:
                 break
     wall_s = time.monotonic() - began
@@ -104,7 +118,7 @@ def _tell(seed: int, mutant: str) -> int:
             f"\n{agent.name}: {agent.life} lives, {agent.books.disks_lost} disks lost; {agent.books.outcomes}"
         )
         print("\n".join(f"    {line}" for line in agent.core.state.story))
-    print(f"\nworld {world_of(seed)}, seed {seed}: {problem or 'everything held'}")
+    print(f"\nworld {world_of(seed)}, {schedule_of(seed)}, seed {seed}: {problem or 'everything held'}")
     return 1 if problem else 0
 
 

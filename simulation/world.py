@@ -7,13 +7,15 @@ from functools import partial
 from random import Random
 from typing import Any
 
+import msgspec
+
 from coordinator.config import CoordinatorConfig, LinkBudget
 from simulation.agent_host import SAMPLES, AgentHost
 from simulation.broker import Broker
 from simulation.clock import Clock
 from simulation.coordinator_host import CoordinatorHost
-from simulation.habits import WORLDS, Habits, world_of
-from topology.plan import PolicyPlan, UplinkPlan
+from simulation.habits import SCHEDULES, TURNS, VERSIONS, WORLDS, Habits, schedule_of, world_of
+from topology.plan import UplinkPlan
 from wire import messages as m
 from wire.codecs import CodecSpec, Sparsify, uplink_spec
 
@@ -28,6 +30,7 @@ CHAINS = (
 PARAMETERS = 300
 AGENTS = 4
 # A run of four rounds ends within some hundred seconds; with every fault and extension within 2,000.
+ECHO_S = (1.0, 4.0)  # a killed device of the world that aims is back within three seconds
 HANGS_AFTER_S = 4_000.0
 GOODBYE_S = 30.0  # after the coordinator has gone, agents that were told end as well
 
@@ -36,17 +39,22 @@ class Hangs(AssertionError):
     """The run does not end."""
 
 
-def make_config(seed: int) -> CoordinatorConfig:
+def make_config(seed: int, schedule: str = "") -> CoordinatorConfig:
+    name = schedule or schedule_of(seed)
+    policy = SCHEDULES[name]
+    if name == "synchronous":
+        policy = msgspec.structs.replace(policy, cohort=2 + seed % 3, over_select=(1.0, 1.4)[seed % 2])
     return CoordinatorConfig(
         run=RUN,
         seed=seed,
         agents={f"d-{i}": LinkBudget(chunk_bytes=256, window_bytes=1_000) for i in range(AGENTS)},
-        rounds=5,
+        rounds=VERSIONS[name],
         samples_max=SAMPLES,
         parameters=PARAMETERS,
         train=m.TrainSpec(local_epochs=1, batch_size=16, lr=0.1),
-        uplink=UplinkPlan(chain=CHAINS[seed % len(CHAINS)]),
-        policy=PolicyPlan(cohort=2 + seed % 3, over_select=(1.0, 1.4)[seed % 2], deadline_s=40.0, quorum=0.5),
+        # By turns of the schedules: each of them meets every chain.
+        uplink=UplinkPlan(chain=CHAINS[seed // len(TURNS) % len(CHAINS)]),
+        policy=policy,
         start_timeout_s=120.0,
         open_grant_bytes_max=2_500,  # room for two updates and a half: offers have to stand in line
     )
@@ -60,14 +68,19 @@ class World:
         seed: int,
         habits: Habits | None = None,
         *,
+        schedule: str = "",
+        rng: Random | None = None,
+        planned: bool = True,
+        versions: int = 0,
         agent_type: type[AgentHost] = AgentHost,
         coordinator_type: type[CoordinatorHost] = CoordinatorHost,
     ) -> None:
         self.seed = seed
         self.habits = habits or WORLDS[world_of(seed)]
-        self.rng = Random(seed)
+        self.rng = rng or Random(seed)
         self.clock = Clock()
-        self.config = make_config(seed)
+        config = make_config(seed, schedule)
+        self.config = msgspec.structs.replace(config, rounds=versions) if versions else config
         self.broker = Broker(self.clock, self.rng, self.habits)
         self.coordinator = coordinator_type(self.config, self.clock, self.broker, self.rng, self.habits)
         self.agents = [
@@ -75,6 +88,7 @@ class World:
             for name in self.config.agents
         ]
         self.calm = False
+        self.planned = planned  # whether faults come as the habits have it
         self.said_goodbye_at = 0.0
 
     def run(self) -> None:
@@ -82,7 +96,8 @@ class World:
         self.coordinator.boot()
         for agent in self.agents:
             self.clock.later(self.rng.uniform(0.0, 3.0), agent.boot)
-        self._plan_faults()
+        if self.planned:
+            self._plan_faults()
         self.clock.at(self.habits.calm_at_s, self._calm_down)
         while not self.coordinator.finished:
             self._step()
@@ -133,6 +148,8 @@ class World:
         if event == "update_acked" and not self.calm and self.rng.random() < self.habits.aimed:
             target = next(agent for agent in self.agents if agent.name == fields["agent"])
             self.clock.later(self.rng.uniform(0.0, 0.3), target.kill)
+            # With a new disk it knows nothing of the task, and may be told of it once more.
+            self.clock.later(self.rng.uniform(*ECHO_S), partial(self.broker.repeat_task, target.name))
 
     def _fill(self, agent: AgentHost) -> None:
         agent.fill_disk(self.rng.uniform(1.0, 20.0))

@@ -1,4 +1,4 @@
-"""report, audit, check: what a run's record says."""
+"""report, audit, replay, check: what a run's record says."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from compose.errors import EnvironmentProblem
 from compose.session import find_run, plan_of
 from coordinator.audit import audit as audit_run
+from coordinator.replay import replay as replay_run
 from edgerig.exits import FAILED, OK
 from edgerig.options import DEFAULT_RUNS, Format, FormatOption, RunName, RunsFolder
 from history.checks import CHECKS, run_checks
@@ -61,6 +62,30 @@ def audit(
         every = "every" if result.ok and not result.missing else "NOT every"
         typer.echo(f"{every} version was recomputed bit for bit: {result.versions}")
     raise typer.Exit(OK if result.ok else FAILED)
+
+
+@app.command()
+def replay(
+    name: RunName = "latest", runs: RunsFolder = DEFAULT_RUNS, format: FormatOption = Format.text
+) -> None:
+    """Drive the coordinator's core again from what it was told: it must decide the same, and what was committed.
+
+    \b
+    edgerig replay runs/latest
+    """
+    root = find_run(runs, name)
+    try:
+        result = replay_run(root)
+    except FileNotFoundError as error:
+        raise EnvironmentProblem(str(error), hint="only runs of this version can be replayed") from error
+    if format is Format.json:
+        typer.echo(json.dumps(msgspec.to_builtins(result), indent=1))
+    else:
+        typer.echo(
+            f"{result.events} events in {result.boots} boots, {result.actions} actions, {result.versions} versions: "
+            + (f"the first difference is in {result.difference}" if result.difference else "all the same")
+        )
+    raise typer.Exit(FAILED if result.difference else OK)
 
 
 @app.command()

@@ -80,6 +80,7 @@ def round_opened(record: Record, event: Event) -> None:
     round_.base_version = integer(event, "version")
     round_.cohort = strings(event, "cohort")
     round_.deadline_s, round_.quorum = number(event, "deadline_s"), integer(event, "quorum")
+    round_.target = integer(event, "target")
 
 
 @HANDLERS.on("round_closed")
@@ -197,6 +198,8 @@ def version_committed(record: Record, event: Event) -> None:
         update = MergedUpdate(
             text(item, "task"), text(item, "agent"), text(item, "sha256"), number(item, "weight")
         )
+        update.samples, update.factor = integer(item, "samples"), number(item, "factor")
+        update.base_version, update.staleness = integer(item, "version"), integer(item, "staleness")
         merged.updates.append(update)
         task = record.tasks.setdefault(update.task, TaskRecord(id=update.task, agent=update.agent))
         task.merged_in.append(version)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from history import units
 from history.layers import LAYERS
-from history.record import Record
+from history.record import Record, VersionRecord
 from history.report.markup import Child, Markup, join, tag
 from history.summary import DeviceSummary, Direction, Quantities, Summary
 
@@ -242,11 +242,18 @@ def lapses(summary: Summary) -> Markup:
     )
 
 
+def _staleness(version: VersionRecord) -> str:
+    """Of the updates that a version has: how many versions ago they were begun."""
+    ages = [u.staleness for u in version.updates if u.staleness is not None]
+    return f"{sum(ages) / len(ages):.1f}, at most {max(ages)}" if any(ages) else units.DASH
+
+
 def rounds(record: Record, summary: Summary) -> Markup:
     by_version = {point.version: point for point in summary.accuracy}
     received: dict[int | None, int] = {}
     for task in record.received:
         received[task.round] = received.get(task.round, 0) + task.payload_bytes
+    stale = {v.version: _staleness(v) for v in record.versions}
     rows = []
     for number in sorted(record.rounds):
         r = record.rounds[number]
@@ -257,7 +264,8 @@ def rounds(record: Record, summary: Summary) -> Markup:
                 str(number),
                 units.seconds(record.since(r.opened_at)) if r.opened_at is not None else units.NOT_RECORDED,
                 units.seconds(took),
-                f"{r.merged} of {len(r.cohort)}" if r.merged is not None else units.NOT_RECORDED,
+                f"{r.merged} of {r.target or len(r.cohort)}" if r.merged is not None else units.NOT_RECORDED,
+                stale.get(-1 if r.version is None else r.version, units.DASH),
                 ", ".join(r.missing) or units.DASH,
                 r.reason or (units.DASH if r.closed_at is not None else "not closed"),
                 units.size(received.get(number, 0)),
@@ -270,6 +278,7 @@ def rounds(record: Record, summary: Summary) -> Markup:
         "#opened at",
         "#took",
         "#merged",
+        "#staleness",
         "missing",
         "closed because",
         "#up",

@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -16,11 +18,12 @@ from simulation.checks import check_everything
 from simulation.clock import Clock
 from simulation.habits import WORLDS, Habits
 from simulation.mutants import MUTANTS
-from simulation.soak import first_caught, play, replay_command
+from simulation.soak import first_caught, play, play_many, replay_command
+from simulation.stories import STORIES, transcript, world_of_story
 from simulation.world import World
 
-SEEDS = 300
-BLOCK = 25  # seeds of one test: one line of output, and small enough to see which took long
+SEEDS = 2_000
+BLOCK = 500  # seeds of one test, over all processors
 MUTANT_SEEDS_MAX = 200  # a check that needs more to see its defect is as good as none
 
 
@@ -35,9 +38,12 @@ def _quiet() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.parametrize("start", range(0, SEEDS, BLOCK))
 def test_nothing_is_lost_whatever_happens(start: int) -> None:
-    for seed in range(start, start + BLOCK):
-        played = play(seed)
-        assert not played.problem, f"repeat with: {replay_command(seed)}\n{played.problem}"
+    """Every schedule in every world; each failure says how to repeat it."""
+    seeds = range(start, start + BLOCK)
+    failed = [played for played in play_many(seeds, jobs=os.cpu_count() or 1) if played.problem]
+    assert not failed, "\n".join(
+        f"repeat with: {replay_command(played.seed)}\n{played.problem}" for played in failed[:3]
+    )
 
 
 @pytest.mark.slow
@@ -46,6 +52,63 @@ def test_every_defect_put_in_is_caught(mutant: str) -> None:
     needed = first_caught(mutant, MUTANT_SEEDS_MAX)
     assert needed is not None, f"{mutant!r} survived {MUTANT_SEEDS_MAX} seeds"
     print(f"{mutant}: caught with seed {needed - 1}")
+
+
+# --- stories -----------------------------------------------------------------------------------------------------
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_a_story_goes_as_it_always_went(name: str) -> None:
+    """After a change that is meant: python -m simulation.stories --write tests/simulation/golden"""
+    assert transcript(name) == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
+
+
+def of_story(name: str, prepare: Callable[[World], object] = lambda _world: None) -> World:
+    world = world_of_story(name)
+    prepare(world)
+    try:
+        world.run()
+        check_everything(world)
+    finally:
+        world.coordinator.dispose()
+    return world
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STORIES)
+def test_the_coordinator_dies_at_every_action_of_a_story(name: str) -> None:
+    """Before and after every commit, ack, outcome, task and published chunk."""
+    operations = of_story(name).coordinator.operations
+    assert operations > 50
+    for number in range(operations):
+        world = of_story(name, lambda world, n=number: world.coordinator.cut_after(n))  # type: ignore[misc]
+        assert world.coordinator.crashes == 1, f"{name}, operation {number}"
+
+
+def test_the_stories_are_about_what_they_say() -> None:
+    merged = {name: merged_of(of_story(name)) for name in ("carried-over", "buffered", "asynchronous")}
+    assert all(max(u["staleness"] for u in updates) >= 1 for updates in merged.values())
+    outcomes = {name: discarded_of(of_story(name)) for name in ("too-stale", "carried-over")}
+    assert "stale" in outcomes["too-stale"]
+    assert "late" not in outcomes["carried-over"]
+    assert of_story("broker-forgets").broker.epoch == 1
+    assert of_story("killed-after-ack").agents[0].books.disks_lost == 1
+    assert of_story("killed-training").agents[1].life > 1
+
+
+def merged_of(world: World) -> list[dict[str, Any]]:
+    return [
+        u
+        for _, name, fields in world.coordinator.records
+        if name == "version_committed"
+        for u in fields["updates"]
+    ]
+
+
+def discarded_of(world: World) -> list[str]:
+    return [fields["outcome"] for _, name, fields in world.coordinator.records if name == "update_discarded"]
 
 
 # A run without other faults, so that every death hits the same run at another place.
@@ -58,16 +121,6 @@ def story(prepare: Callable[[World], object]) -> World:
     world.run()
     check_everything(world)
     return world
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("offset", range(4))
-def test_the_coordinator_dies_at_every_operation_of_a_run(offset: int) -> None:
-    """Before and after every commit, between acks, outcomes and published chunks."""
-    operations = story(lambda _world: None).coordinator.operations
-    assert operations > 100
-    for number in range(offset, operations, 4):
-        assert story(lambda world, n=number: world.coordinator.cut_after(n)).coordinator.crashes == 1  # type: ignore[misc]
 
 
 @pytest.mark.slow

@@ -31,12 +31,17 @@ class ArtifactError(ValueError):
 
 
 class ParameterSpec(Struct, frozen=True, kw_only=True):
-    """One tensor of the flat vector. `state` is not trained but kept (running statistics)."""
+    """One tensor of the flat vector. `state` is not trained but kept (running statistics).
+
+    `nonnegative`: a variance. `local`: every device keeps its own values, which never travel (FedBN).
+    """
 
     name: Name
     shape: Annotated[tuple[Dim, ...], Meta(max_length=8)]
     kind: Literal["weight", "bias", "norm", "state"]
     dtype: Literal["float32"] = "float32"
+    nonnegative: bool = False
+    local: bool = False
 
     @property
     def size(self) -> int:
@@ -104,6 +109,17 @@ class TrainingArtifact(Struct, frozen=True, kw_only=True):
         """Parts that are kept, not trained: no decay, no momentum, no sparsification; averaged by samples."""
         pairs = zip(self.parameters, self.slices, strict=True)
         return [part for spec, part in pairs if spec.kind == "state"]
+
+    @property
+    def variances(self) -> list[slice]:
+        pairs = zip(self.parameters, self.slices, strict=True)
+        return [part for spec, part in pairs if spec.nonnegative]
+
+    @property
+    def local(self) -> list[slice]:
+        """Parts that every device keeps to itself: it trains from its own values and sends nothing of them."""
+        pairs = zip(self.parameters, self.slices, strict=True)
+        return [part for spec, part in pairs if spec.local]
 
     @property
     def slices(self) -> list[slice]:

@@ -6,9 +6,11 @@ that do not fit, labels that the loss cannot use, a step that is larger than a d
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 
@@ -48,6 +50,8 @@ def make_artifact(
         dropout=graph.dropout,
         name=plan.model,
     )
+    if graph.batch_norm == "local":
+        artifact = with_local(artifact, normalization(model))
     if graph.batch_norm != "frozen" and not artifact.state:
         raise BindingError(
             f"model {plan.model}: batch_norm is {graph.batch_norm}, but there is no BatchNormalization in it: "
@@ -59,6 +63,23 @@ def make_artifact(
             "training mode, or remove the key"
         )
     return artifact, initial_parameters(model, artifact)
+
+
+def normalization(model: onnx.ModelProto) -> set[str]:
+    """Names of all parameters of BatchNormalization: scale, bias and both running statistics (FedBN, Li et al. 2021,
+    arXiv:2102.07623, section 3: none of them is shared).
+    """
+    nodes = (node for node in model.graph.node if node.op_type == "BatchNormalization")
+    return {name for node in nodes for name in node.input[1:5]}
+
+
+def with_local(artifact: TrainingArtifact, names: Collection[str]) -> TrainingArtifact:
+    """The artifact with these parameters kept on the devices."""
+    specs = [
+        msgspec.structs.replace(spec, local=True) if spec.name in names else spec
+        for spec in artifact.parameters
+    ]
+    return msgspec.structs.replace(artifact, parameters=tuple(specs))
 
 
 def feed_of(graph: ModelPlan, model: onnx.ModelProto, dataset: Dataset | None) -> InputSpec | None:

@@ -8,6 +8,7 @@ Definitions as in PyTorch: SGD couples weight decay before momentum, AdamW decou
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,25 @@ class Optimizer(Protocol):
 
     def step(self, params: Flat, grad: Flat, lr: float) -> None: ...
 
+    def state(self) -> OptimizerState:
+        """Views of what it remembers; `take` of an equal optimizer goes on from there."""
+
+    def take(self, state: OptimizerState) -> bool:
+        """Go on from a state; False if it is of another optimizer or model, and nothing changes."""
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """Vectors of one length beside the parameters, and how many steps they have seen."""
+
+    kind: str
+    count: int
+    vectors: tuple[Flat, ...]
+
+    def fits(self, kind: str, vectors: tuple[Flat, ...]) -> bool:
+        mine = [vector.shape for vector in self.vectors]
+        return self.kind == kind and mine == [vector.shape for vector in vectors]
+
 
 class Sgd:
     """v ← μ·v + (g + λ·p); p ← p − lr·v, or with Nesterov p − lr·(g + λ·p + μ·v). State: v, if μ > 0."""
@@ -36,6 +56,12 @@ class Sgd:
         self.momentum, self.weight_decay, self.nesterov = momentum, weight_decay, nesterov
         self.velocity: Flat | None = np.zeros(size, np.float32) if momentum else None
         self._scratch = np.empty(min(size, BLOCK), np.float32)
+
+    def state(self) -> OptimizerState:
+        return OptimizerState("sgd", 0, () if self.velocity is None else (self.velocity,))
+
+    def take(self, state: OptimizerState) -> bool:
+        return _taken(self.state(), state)
 
     def step(self, params: Flat, grad: Flat, lr: float) -> None:
         rate, mu, decay = np.float32(lr), np.float32(self.momentum), np.float32(self.weight_decay)
@@ -78,6 +104,15 @@ class Adam:
         self.count = 0
         self._scratch = np.empty(min(size, BLOCK), np.float32)
 
+    def state(self) -> OptimizerState:
+        return OptimizerState("adam", self.count, (self.first, self.second))
+
+    def take(self, state: OptimizerState) -> bool:
+        if not _taken(self.state(), state):
+            return False
+        self.count = state.count
+        return True
+
     def step(self, params: Flat, grad: Flat, lr: float) -> None:
         self.count += 1
         correction = np.float32(1.0 / np.sqrt(1.0 - self.beta2**self.count))
@@ -101,6 +136,14 @@ class Adam:
         np.multiply(np.sqrt(v, out=g), correction, out=g)
         g += np.float32(self.epsilon)
         p -= np.multiply(np.divide(m, g, out=g), rate, out=g)
+
+
+def _taken(mine: OptimizerState, other: OptimizerState) -> bool:
+    if not other.fits(mine.kind, mine.vectors):
+        return False
+    for into, values in zip(mine.vectors, other.vectors, strict=True):
+        into[:] = values
+    return True
 
 
 def blocks(size: int) -> Iterator[slice]:

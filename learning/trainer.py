@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from msgspec import Meta, Struct
 
 from learning.artifact import ArtifactError, Flat, TrainingArtifact
-from learning.optimizers import OPTIMIZERS, add_proximal, clip_by_global_norm, subtract
+from learning.optimizers import OPTIMIZERS, OptimizerState, add_proximal, clip_by_global_norm, subtract
 from learning.session import StepSession, peak_rss_mb
 from learning.shard import Shard
 
@@ -32,7 +33,9 @@ class TrainingCancelled(RuntimeError):
 
 
 class TrainingSpec(Struct, frozen=True, kw_only=True):
-    """How one task trains. Either `local_epochs` or `local_steps`; optimizer state starts at zero."""
+    """How one task trains. `local_steps` goes before `local_epochs`; optimizer state starts at zero unless the device
+    keeps its own (`keep`).
+    """
 
     batch_size: Annotated[int, Meta(ge=1, le=65_536)]
     last_batch: LastBatch = "pad"
@@ -48,6 +51,17 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
     epsilon: Annotated[float, Meta(gt=0)] = 1e-8
     clip_norm: Annotated[float, Meta(gt=0)] | None = None
     prox_mu: Annotated[float, Meta(ge=0)] = 0.0
+    keep: bool = False
+
+
+@dataclass(frozen=True)
+class Own:
+    """What is a device's own, and goes from task to task: values of the artifact's `local` parts, one after another,
+    and the optimizer's state.
+    """
+
+    local: Flat | None = None
+    optimizer: OptimizerState | None = None
 
 
 class TrainResult(Struct, kw_only=True):
@@ -64,6 +78,7 @@ class TrainResult(Struct, kw_only=True):
     step_time_s: float
     wall_s: float
     peak_rss_mb: float
+    own: Own = Own()
 
 
 def batches(
@@ -130,13 +145,15 @@ class Trainer:
         seed: int,
         on_step: OnStep | None = None,
         correction: Flat | None = None,
+        own: Own = Own(),
     ) -> TrainResult:
         """Train from `flat_params` (left untouched) and return the difference.
 
         The received version may be float32 or float16; a version that travelled as float16 is best given as
         it is, since it stays in memory as the anchor of the difference.
 
-        `correction` is added to every gradient (SCAFFOLD's c − cᵢ, learning.scaffold).
+        `correction` is added to every gradient (SCAFFOLD's c − cᵢ, learning.scaffold). `own`: what the device kept of
+        earlier tasks; what it is now is in the result, and counts once the update does.
         `on_step(step, steps)` is called after every step; False cancels with TrainingCancelled, its own
         exceptions pass through. Raises TrainingDiverged on a NaN or infinite loss, ArtifactError on
         contradictions.
@@ -152,7 +169,9 @@ class Trainer:
             )
         began = time.monotonic()
         work: Flat = flat_params.astype(np.float32)
-        loop = _Loop(self, spec, work, flat_params, seed, correction)
+        take_local(artifact, work, own.local)
+        require_variances(artifact, work)
+        loop = _Loop(self, spec, work, flat_params, seed, correction, own.optimizer)
         steps = self.steps(spec)
         for index, (chosen, real) in enumerate(
             batches(len(self.shard), spec.batch_size, steps, seed, self.last_batch(spec)), start=1
@@ -160,6 +179,8 @@ class Trainer:
             loop.step(chosen, real)
             if on_step is not None and on_step(index, steps) is False:
                 raise TrainingCancelled(f"cancelled after step {index} of {steps}")
+        require_variances(artifact, work)
+        kept = Own(give_local(artifact, work, flat_params), loop.optimizer.state() if spec.keep else None)
         subtract(work, flat_params)
         if not np.isfinite(work).all():
             raise TrainingDiverged("the trained parameters are not finite; lower the learning rate")
@@ -173,7 +194,40 @@ class Trainer:
             step_time_s=float(np.median(loop.times)),
             wall_s=time.monotonic() - began,
             peak_rss_mb=peak_rss_mb(),
+            own=kept,
         )
+
+
+def take_local(artifact: TrainingArtifact, work: Flat, own: Flat | None) -> None:
+    """Put a device's own values in the place of received ones; of another model's layout nothing is taken."""
+    parts = artifact.local
+    if own is None or own.size != sum(part.stop - part.start for part in parts):
+        return
+    start = 0
+    for part in parts:
+        size = part.stop - part.start
+        work[part] = own[start : start + size]
+        start += size
+
+
+def give_local(artifact: TrainingArtifact, work: Flat, received: Received) -> Flat | None:
+    """Take a device's own values out of what was trained: of them nothing may be sent."""
+    parts = artifact.local
+    if not parts:
+        return None
+    own: Flat = np.concatenate([work[part] for part in parts])
+    for part in parts:
+        work[part] = received[part]
+    return own
+
+
+def require_variances(artifact: TrainingArtifact, values: Flat) -> None:
+    """Raises TrainingDiverged if a running variance is negative or not a number."""
+    for part in artifact.variances:
+        if not (values[part] >= 0).all():
+            raise TrainingDiverged(
+                f"a running variance of {float(values[part].min()):.3g}: statistics are never negative"
+            )
 
 
 class _Loop:
@@ -187,13 +241,17 @@ class _Loop:
         anchor: Received,
         seed: int,
         correction: Flat | None,
+        optimizer: OptimizerState | None,
     ) -> None:
         self.correction = correction
         self.shard, self.spec, self.work, self.anchor = trainer.shard, spec, work, anchor
         self.grad = np.empty_like(work)
         self.session = StepSession(trainer.artifact, work, self.grad, trainer.threads)
         self.optimizer = OPTIMIZERS[spec.optimizer](work.size, spec)
+        if spec.keep and optimizer is not None:
+            self.optimizer.take(optimizer)
         self.state = trainer.artifact.state
+        self.local = [part for part in trainer.artifact.local if part not in self.state]
         self.noise = np.random.Generator(np.random.PCG64([seed, NOISE_STREAM]))
         self.samples = 0
         self.loss_sum = self.correct = 0.0
@@ -217,7 +275,11 @@ class _Loop:
         # gradients.
         kept = [self.grad[part].copy() for part in self.state]
         if spec.prox_mu:
+            # What is the device's own is pulled nowhere: the received values of it mean nothing.
+            own = [self.grad[part].copy() for part in self.local]
             add_proximal(self.grad, self.work, self.anchor, spec.prox_mu)
+            for part, value in zip(self.local, own, strict=True):
+                self.grad[part] = value
         if self.correction is not None:
             self.grad += self.correction
         for part in self.state:

@@ -35,6 +35,24 @@ class Rewritten:
     changed: bool = False
     state: dict[str, str] = field(default_factory=dict)
     noise: dict[str, Shape] = field(default_factory=dict)
+    variances: set[str] = field(default_factory=set)  # of `state`
+
+
+def inference_mode(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model exported in training mode as it is evaluated: BatchNormalization with its running statistics, Dropout
+    that lets everything pass. What `rewrite` is asked to switch on is switched on from there.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for node in result.graph.node:
+        if node.op_type == "BatchNormalization":
+            kept = [a for a in node.attribute if a.name != "training_mode"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+            del node.output[1:]
+        elif node.op_type == "Dropout":
+            del node.input[2:]
+    return result
 
 
 def rewrite(observed: Observed, batch_norm: str = "frozen", dropout: bool = False) -> Rewritten:
@@ -86,6 +104,7 @@ def _training_mode(node: onnx.NodeProto, result: Rewritten) -> onnx.NodeProto:
             raise AutodiffError(f"running statistic {statistic!r} is shared by two BatchNormalization nodes")
         result.state[statistic] = f"{statistic}/new"
         copy.output.append(result.state[statistic])
+    result.variances.add(node.input[4])
     result.changed = True
     return copy
 

@@ -19,15 +19,16 @@ from learning.autodiff.layout import batch_last
 from learning.autodiff.observe import Observed, check_model, default_opset, observe, to_array
 from learning.autodiff.packaging import ELEMENT, finish, inference_graph, inner, rename, scaling_nodes
 from learning.autodiff.parameters import Verdict, judge, select
-from learning.autodiff.rewrite import Rewritten, rewrite
+from learning.autodiff.rewrite import Rewritten, inference_mode, rewrite
 
 LABELS, WEIGHTS = "edgerig:labels", "edgerig:weights"  # until they get their final names
 OPSET_LEAST = 17  # ScatterND and ScatterElements add from 16 on, LayerNormalization comes with 17
 
 
 def modern(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model in opset 17 at least, so that every rule finds the operators it uses."""
+    """The model in opset 17 at least, so that every rule finds the operators it uses, and as it is evaluated."""
     check_model(model)
+    model = inference_mode(model)
     if default_opset(model) >= OPSET_LEAST:
         return model
     try:
@@ -95,7 +96,13 @@ def build_training_graph(
             shape=head.label_shape(observed.shapes[observed.output])[1:],
         ),
         parameters=tuple(
-            ParameterSpec(name=v.name, shape=observed.shapes[v.name], kind=v.kind or "weight") for v in chosen
+            ParameterSpec(
+                name=v.name,
+                shape=observed.shapes[v.name],
+                kind=v.kind or "weight",
+                nonnegative=v.name in rewritten.variances,
+            )
+            for v in chosen
         ),
         output_shape=observed.shapes[observed.output][1:],
         training=training,

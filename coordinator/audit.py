@@ -346,7 +346,7 @@ def audit(root: str | Path) -> AuditResult:
         return _unreadable(f"{journal} is not there")
     try:
         plan = load_plan(root / "plan.json")
-        spec = merge_spec(plan, statistics_of(root / "model" / "artifact.bin"))
+        spec = merge_spec(plan, *statistics_of(root / "model" / "artifact.bin"))
         with copied(journal) as db:
             return _audit(root, Audit(db, plan.compression.downlink.rounding, spec))
     except (OSError, ValueError, sqlite3.DatabaseError) as error:

@@ -23,7 +23,7 @@ import numpy as np
 
 from coordinator import merges
 from coordinator.merges import EMPTY, PAIRED, Item, MergeSpec, State
-from coordinator.statistics import StatisticsMean, without
+from coordinator.statistics import StatisticsMean, lowest_variance, without
 from wire import pair
 from wire.codecs import CodecError, Decoded, Limits, decode
 from wire.codecs.arrays import Float32
@@ -92,6 +92,10 @@ def apply(master: Float32, items: Iterable[Item], spec: MergeSpec, state: State 
             refused[index] = str(error)
             continue
         if spec.state:
+            lowest = lowest_variance(update, master, spec.variances)
+            if lowest < 0:
+                refused[index] = f"a running variance of {lowest:.3g}: statistics are never negative"
+                continue
             statistics.add(update, item)
             update = without(update, spec.state)
         fold.add(update, item)

@@ -10,8 +10,10 @@ from learning.artifact import TrainingArtifact
 from topology.plan import Plan
 
 
-def merge_spec(plan: Plan, state: Sequence[slice]) -> MergeSpec:
-    """`state`: the slices of the flat vector that are statistics (`TrainingArtifact.state`)."""
+def merge_spec(plan: Plan, state: Sequence[slice], variances: Sequence[slice] = ()) -> MergeSpec:
+    """`state`: the slices of the flat vector that are statistics (`TrainingArtifact.state`), `variances` those of
+    them that are never negative.
+    """
     training = plan.training
     return MergeSpec(
         rule=plan.merge,
@@ -23,9 +25,15 @@ def merge_spec(plan: Plan, state: Sequence[slice]) -> MergeSpec:
         agents=len(plan.devices),
         wanted=plan.policy.buffer if plan.policy.kind in ("buffered", "asynchronous") else plan.policy.cohort,
         state=tuple((part.start, part.stop) for part in state),
+        variances=tuple((part.start, part.stop) for part in variances),
     )
 
 
-def statistics_of(artifact: Path) -> list[slice]:
-    """The slices that are no weights. Without the artifact there is no model that could have any."""
-    return TrainingArtifact.from_bytes(artifact.read_bytes()).state if artifact.exists() else []
+def statistics_of(path: Path) -> tuple[list[slice], list[slice]]:
+    """The slices that are no weights, and those of them that are never negative. Without the artifact there is no model
+    that could have any.
+    """
+    if not path.exists():
+        return [], []
+    artifact = TrainingArtifact.from_bytes(path.read_bytes())
+    return artifact.state, artifact.variances

@@ -144,7 +144,7 @@ def make_service(options: Options) -> Ready:
         evaluator = Evaluator(files.artifact, open_shard(options.root / "shards" / "test"))
     except (DatasetError, ArtifactError) as error:
         raise EnvironmentFault(str(error), hint=PREPARE) from error
-    merging = merge_spec(files.plan, files.artifact.state)
+    merging = merge_spec(files.plan, files.artifact.state, files.artifact.variances)
     journal, model, resumed = open_journal(options.root, files, merging)
     try:
         writer = HistoryWriter(options.root / "nodes" / NODE / "history.jsonl", NODE)

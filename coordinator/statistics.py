@@ -13,6 +13,9 @@ from wire.codecs.arrays import Float32
 Slices = Sequence[tuple[int, int]]  # (start, stop), in order, without overlap
 
 
+ROUNDING = np.float32(2.0**-7)  # of a version as int8, the coarsest; float16 is 2**-11
+
+
 class StatisticsMean:
     """Their plain weighted mean, Σ nᵢ·sᵢ·uᵢ / Σ nᵢ; what a rule made of these elements is overwritten."""
 
@@ -35,6 +38,24 @@ class StatisticsMean:
         """Write them into the next master, `moved`."""
         for (start, stop), total in zip(self._slices, self._sums, strict=True):
             moved[start:stop] = master[start:stop] + total * np.float32(1.0 / self._total)
+
+
+def lowest_variance(update: Decoded, master: Float32, slices: Slices) -> float:
+    """The smallest running variance that the update alone would make of the master; 0 or above is good. What rounding a
+    version to sixteen bits leaves between it and the master is forgiven.
+    """
+    lowest = 0.0
+    for start, stop in slices:
+        old = master[start:stop]
+        new = old.copy()
+        if update.positions is None:
+            new += update.values[start:stop]
+        else:
+            first, last = np.searchsorted(update.positions, (start, stop))
+            new[update.positions[first:last] - start] += update.values[first:last]
+        slack = ROUNDING * np.abs(old) + np.float32(1e-7)
+        lowest = min(lowest, float((new + slack).min(initial=0.0)))
+    return lowest
 
 
 def without(update: Decoded, slices: Slices) -> Decoded:

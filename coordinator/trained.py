@@ -31,7 +31,7 @@ def trained_model(root: Path) -> tuple[int, Float32, TrainingArtifact]:
         if not path.is_file():
             raise JournalError(f"{path} is not there: the run never got as far as a model")
     plan, artifact = load_plan(root / "plan.json"), TrainingArtifact.from_bytes(stored.read_bytes())
-    rounding, spec = plan.compression.downlink.rounding, merge_spec(plan, artifact.state)
+    rounding, spec = plan.compression.downlink.rounding, merge_spec(plan, artifact.state, artifact.variances)
     try:
         with copied(journal) as db:
             model = restore_model(Journal(journal, db, time.time), rounding, 1, spec)

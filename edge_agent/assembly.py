@@ -77,9 +77,11 @@ def build(config: AgentConfig, software: str) -> tuple[AgentService, Diary]:
     if config.ca_file is not None and not Path(config.ca_file).is_file():
         raise ConfigurationError(f"there is no CA certificate at {config.ca_file} (`ca_file`)")
     try:
-        shard = open_samples(Path(config.shard))
+        shard = open_samples(Path(config.shard), Path(config.state) / "data")
     except DatasetError as error:
         raise ConfigurationError(str(error)) from error
+    except OSError as error:
+        raise AgentError(f"cannot write the device's data into {config.state}: {error}") from error
     make = _Honest() if not config.hook else _hooked(Path(config.hook))
     try:
         writer = HistoryWriter(Path(config.state) / "history.jsonl", config.agent, wall=make.wall)

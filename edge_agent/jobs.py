@@ -168,8 +168,8 @@ class Jobs:
 
     def train(self, job: a.Train, on_step: OnStep) -> TrainResult:
         """On the version and the graph held. Raises Stopped, WorkError. Simulations put their own in its place."""
-        from learning.artifact import TrainingArtifact
-        from learning.trainer import Trainer, TrainingCancelled, TrainingDiverged, TrainingSpec
+        from learning.artifact import ArtifactError, TrainingArtifact
+        from learning.trainer import Own, Trainer, TrainingCancelled, TrainingDiverged, TrainingSpec
 
         give_back()
         artifact = TrainingArtifact.from_bytes(self._spool.graph())
@@ -182,11 +182,12 @@ class Jobs:
             raise WorkError(f"a graph of {artifact.size} parameters, a version of {parameters.size}")
         spec = msgspec.convert(job.spec, TrainingSpec, from_attributes=True)
         trainer = Trainer(artifact, self._shard, self._threads)
+        own = self._spool.own() if spec.keep or artifact.local else Own()
         try:
-            return trainer.train(parameters, spec, job.seed, on_step)
+            return trainer.train(parameters, spec, job.seed, on_step, own=own)
         except TrainingCancelled as cancelled:
             raise Stopped from cancelled
-        except TrainingDiverged as error:
+        except (TrainingDiverged, ArtifactError) as error:
             raise WorkError(str(error)) from error
 
     # --- encode ----------------------------------------------------------------------------------------------
@@ -220,6 +221,7 @@ class Jobs:
             layout=self.layout(bypass=job.uplink.bypass),
             report=report,
             spoil=self._spoil,
+            own=result.own if result.own.local is not None or result.own.optimizer is not None else None,
         )
         return e.Encoded(
             task=job.task,
@@ -240,8 +242,12 @@ def warm_up() -> None:
     import learning.trainer  # noqa: F401
 
 
-def open_samples(folder: Path) -> Shard:
-    """The device's own data, memory-mapped. Raises learning.shard.DatasetError."""
-    from learning.shard import open_shard
+def open_samples(folder: Path, cache: Path) -> Shard:
+    """The device's own data, memory-mapped; `cache` is for data in another format. Raises DatasetError, OSError."""
+    from learning.shard import TRAIN_NAMES, open_shard
 
-    return open_shard(folder)
+    if (folder / TRAIN_NAMES[0]).exists():
+        return open_shard(folder)
+    from learning.datasets.folder import open_own
+
+    return open_own(folder, cache)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from edge_agent.errors import AgentError
 from edge_agent.state import Item, Phase
@@ -54,6 +54,17 @@ class HeldGraph(Struct, frozen=True, kw_only=True):
     sha256: str
 
 
+class OwnState(Struct, frozen=True, kw_only=True):
+    """What a device keeps for itself (edge_agent.own). `optimizer` holds `vectors` of one length, one after another."""
+
+    graph: str
+    local: Residual | None = None
+    optimizer: Residual | None = None
+    kind: str = ""
+    count: int = 0
+    vectors: Annotated[int, Meta(ge=1, le=8)] = 1
+
+
 class Ledger(Struct, frozen=True, kw_only=True):
     run: str
     schema: int = LEDGER_SCHEMA
@@ -63,6 +74,7 @@ class Ledger(Struct, frozen=True, kw_only=True):
     velocity: Residual | None = None  # of deep gradient compression
     model: HeldModel | None = None
     graph: HeldGraph | None = None
+    own: OwnState | None = None
 
 
 class Prepared(Struct, frozen=True):
@@ -71,6 +83,7 @@ class Prepared(Struct, frozen=True):
     item: KeptItem
     residual: Residual | None = None
     velocity: Residual | None = None
+    own: OwnState | None = None
 
 
 class Carried(NamedTuple):
@@ -82,14 +95,18 @@ class Carried(NamedTuple):
 
 def prepared_files(prepared: Prepared) -> Iterator[str]:
     yield prepared.item.file
-    for vector in (prepared.residual, prepared.velocity):
+    for vector in (prepared.residual, prepared.velocity, *own_vectors(prepared.own)):
         if vector is not None:
             yield vector.file
 
 
+def own_vectors(own: OwnState | None) -> tuple[Residual | None, ...]:
+    return () if own is None else (own.local, own.optimizer)
+
+
 def files(ledger: Ledger) -> Iterator[str]:
     yield from (item.file for item in ledger.items)
-    for held in (ledger.residual, ledger.velocity, ledger.model, ledger.graph):
+    for held in (ledger.residual, ledger.velocity, ledger.model, ledger.graph, *own_vectors(ledger.own)):
         if held is not None:
             yield held.file
 

@@ -8,29 +8,30 @@ is in the residual or in a payload, never in both and never in neither.
     ledger              msgpack: the run, the items, the names of the files below
     residual-<g>.f32    little-endian float32[n]
     velocity-<g>.f32    the same: the momentum of deep gradient compression, where it is asked for
+    own-<g>.f32         the optimizer's state, parameters that never travel: where they are kept from task to task
     update-<g>.bin      payload of an update, kept until its outcome: decoding it gives back what was sent
     model-<g>.bin       bit patterns of the version held
     graph-<g>.bin       the training artifact
 
-Disk use is bounded: four payloads, and two each of residual, velocity, model and graph while one replaces the other.
-Memory: residuals are read and written in blocks; only encoding holds one float32 vector, the caller's own, and
-deep gradient compression a second one.
+Disk use is bounded: four payloads, and two each of the others while one replaces the other. Memory: residuals are read
+and written in blocks; only encoding holds one float32 vector, the caller's own, and deep gradient compression a second.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent import own as own_state
 from edge_agent import vectors
 from edge_agent.disk import Disk
+from edge_agent.intact import Intact
 from edge_agent.layout import Layout
 from edge_agent.ledger import (
     LEDGER_SCHEMA,
@@ -59,6 +60,9 @@ from wire.codecs.errors import CodecError
 from wire.codecs.feedback import MAGNITUDE_MAX
 from wire.codecs.model import WIDTHS
 from wire.messages import Report, UplinkSpec
+
+if TYPE_CHECKING:
+    from learning.trainer import Own
 
 LEDGER = "ledger"
 LEDGER_BYTES_MAX = 1 << 20  # four items with their reports are 3 kB
@@ -103,47 +107,22 @@ class Spool:
 
     def _checked(self, ledger: Ledger) -> Ledger:
         """Leave out what does not match its checksum: a damaged disk costs an update, never the run."""
-        items = tuple(item for item in ledger.items if self._matches(item.file, item.sha256, "an update"))
-        model, graph, residual = ledger.model, ledger.graph, ledger.residual
-        if model is not None and not self._matches(model.file, model.sha256, "the held model"):
+        intact = Intact(self._disk, self.problems)
+        items = tuple(item for item in ledger.items if intact.content(item.file, item.sha256, "an update"))
+        model, graph = ledger.model, ledger.graph
+        if model is not None and not intact.content(model.file, model.sha256, "the held model"):
             model = None
-        if graph is not None and not self._matches(graph.file, graph.sha256, "the graph"):
+        if graph is not None and not intact.content(graph.file, graph.sha256, "the graph"):
             graph = None
-        if residual is not None and not self._residual_matches(residual):
-            residual = None
-        velocity = ledger.velocity
-        if velocity is not None and not self._residual_matches(velocity):
-            velocity = None
         return msgspec.structs.replace(
-            ledger, items=items, model=model, graph=graph, residual=residual, velocity=velocity
+            ledger,
+            items=items,
+            model=model,
+            graph=graph,
+            residual=intact.vector(ledger.residual, "the residual"),
+            velocity=intact.vector(ledger.velocity, "the velocity"),
+            own=intact.own(ledger.own),
         )
-
-    def _matches(self, name: str, sha256: str, what: str) -> bool:
-        digest = hashlib.sha256()
-        return self._passes(name, digest.update, lambda: digest.hexdigest() == sha256, what)
-
-    def _residual_matches(self, residual: Residual) -> bool:
-        crc, size = 0, 0
-
-        def take(block: bytes) -> None:
-            nonlocal crc, size
-            crc, size = zlib.crc32(block, crc), size + len(block)
-
-        return self._passes(
-            residual.file, take, lambda: (crc, size) == (residual.crc32, 4 * residual.n), "the residual"
-        )
-
-    def _passes(self, name: str, take: Callable[[bytes], None], good: Callable[[], bool], what: str) -> bool:
-        try:
-            for block in self._disk.blocks(name):
-                take(block)
-        except OSError as error:
-            self.problems.append(f"{what} ({name}) cannot be read and is left out: {error}")
-            return False
-        if not good():
-            self.problems.append(f"{what} ({name}) is damaged and is left out")
-            return False
-        return True
 
     def restored(self) -> Restored:
         ledger = self._ledger
@@ -208,13 +187,14 @@ class Spool:
         layout: Layout = NO_LAYOUT,
         report: Callable[[Carried], Report],
         spoil: Spoil | None = None,
+        own: Own | None = None,
     ) -> Prepared:
         """Encode delta + residual and write the files; nothing counts before `commit`.
 
         `delta` is used up: afterwards it holds the next residual. `version` is what it is relative to; `report` is
         made from what came in and what is left. `spoil` is of a device that does wrong on purpose
-        (edge_agent.misbehaviour). Raises SpoolError, and CodecError for a delta that is not finite or a chain that
-        cannot be.
+        (edge_agent.misbehaviour). `own` is what the device keeps for itself once this update counts. Raises SpoolError,
+        and CodecError for a delta that is not finite or a chain that cannot be.
         """
         feedback, chain = uplink.feedback, make_chain(uplink.chain, feedback=uplink.feedback.kind != "off")
         require_finite(delta, MAGNITUDE_MAX)
@@ -233,19 +213,25 @@ class Spool:
         if spoil is not None:
             payload = spoil(payload, delta.size, chain, seed)
         if feedback.kind == "off":
-            return self._written(task, payload, delta.size, report(Carried(0.0, 0.0)), [])
+            return self._written(task, payload, delta.size, report(Carried(0.0, 0.0)), [], own)
         sent.take_out_of(delta)
         norm = Decoded(delta.size, None, delta).norm()
         written = [disk.write("residual-", delta.size, iter([delta]), norm, version)]
         if velocity is not None:
             velocity[slice(None) if sent.positions is None else sent.positions] = 0
             written.append(disk.write("velocity-", delta.size, iter([velocity]), 0.0, version))
-        return self._written(task, payload, delta.size, report(Carried(norm, share)), written)
+        return self._written(task, payload, delta.size, report(Carried(norm, share)), written, own)
 
     def _written(
-        self, task: str, payload: bytes, n: int, report: Report, written: Sequence[Residual]
+        self,
+        task: str,
+        payload: bytes,
+        n: int,
+        report: Report,
+        written: Sequence[Residual],
+        own: Own | None,
     ) -> Prepared:
-        """The payload's file too; if it cannot be written, none of them is left."""
+        """The payload's file too, and the device's own; if one cannot be written, none of them is left."""
         item = KeptItem(
             task=task,
             sha256=hashlib.sha256(payload).hexdigest(),
@@ -255,11 +241,15 @@ class Spool:
             report=report,
             feedback=bool(written),
         )
-        prepared = Prepared(item, *written)
+        residual, velocity = (*written, None, None)[:2]
+        prepared = Prepared(item, residual, velocity)
         with self._lock:
             self.discard(task)
         try:
             self._write(item.file, iter([payload]))
+            if own is not None:
+                graph = self._ledger.graph.sha256 if self._ledger.graph else ""
+                prepared = msgspec.structs.replace(prepared, own=own_state.write(self._vectors, own, graph))
         except SpoolError:
             self._remove(set(prepared_files(prepared)))
             raise
@@ -275,7 +265,11 @@ class Spool:
             items = (*ledger.items, prepared.item)
             self._replace(
                 msgspec.structs.replace(
-                    ledger, items=items, residual=prepared.residual, velocity=prepared.velocity
+                    ledger,
+                    items=items,
+                    residual=prepared.residual,
+                    velocity=prepared.velocity,
+                    own=prepared.own if prepared.own is not None else ledger.own,
                 )
             )
             del self._prepared[task]
@@ -287,6 +281,11 @@ class Spool:
             prepared = self._prepared.pop(task, None)
             if prepared is not None:
                 self._remove(set(prepared_files(prepared)))
+
+    def own(self) -> Own:
+        """What the device has kept for itself under the graph it holds. Raises SpoolError."""
+        graph = self._ledger.graph
+        return own_state.read(self._vectors, self._ledger.own, graph.sha256 if graph else "")
 
     def payload(self, task: str) -> bytes:
         kept = self._item(task)

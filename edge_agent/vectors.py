@@ -16,7 +16,7 @@ from wire.codecs.schedules import aged
 from wire.codecs.spec import Feedback
 
 FLOATS = BLOCK_BYTES // 4
-KINDS = ("residual-", "velocity-")
+KINDS = ("residual-", "velocity-", "own-")
 
 Float32 = NDArray[np.float32]
 

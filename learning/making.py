@@ -18,6 +18,7 @@ from learning.artifact import Flat, InputSpec, TrainingArtifact
 from learning.autodiff import AutodiffError, build_training_graph, initial_parameters
 from learning.autodiff.observe import data_input
 from learning.datasets.base import Array, Dataset
+from learning.plugins import load_plugins
 from learning.prepare import BASE_MB, Inspection, inspect, load_model
 from topology.plan import ModelPlan, Plan
 
@@ -27,7 +28,8 @@ class BindingError(ValueError):
 
 
 def model_of(plan: Plan) -> onnx.ModelProto:
-    """The inference model. Raises AutodiffError naming the file."""
+    """The inference model. Raises AutodiffError naming the file, PluginError."""
+    load_plugins()
     return load_model(plan.graph.source or plan.model, plan.seed)
 
 

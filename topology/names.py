@@ -7,7 +7,8 @@ only listed here (their metadata is read, none is imported).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from importlib.metadata import entry_points
+
+from wire import plugins
 
 # Parameters of the reference models. Of an .onnx file they are known once it has been read.
 PARAMETERS: Mapping[str, int] = {
@@ -27,6 +28,9 @@ PARTITIONS = ("iid", "dirichlet", "shards", "quantity", "natural", "feature-drif
 MODEL_PLUGINS, DATASET_PLUGINS, PARTITION_PLUGINS = (
     f"edgerig.{kind}" for kind in ("models", "datasets", "partitions")
 )
+MERGE_PLUGINS, SELECTION_PLUGINS, QUANTIZER_PLUGINS = (
+    f"edgerig.{kind}" for kind in ("merges", "selections", "quantizers")
+)
 
 
 class WithPlugins:
@@ -36,7 +40,7 @@ class WithPlugins:
         self.built_in, self.group = tuple(built_in), group
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*self.built_in, *sorted({point.name for point in entry_points(group=self.group)})))
+        return iter((*self.built_in, *plugins.names(self.group)))
 
     def __contains__(self, name: object) -> bool:
         return name in self.built_in or any(name == known for known in self)
@@ -50,3 +54,25 @@ ALL_PARTITIONS = WithPlugins(PARTITIONS, PARTITION_PLUGINS)
 def is_path(name: str) -> bool:
     """Whether a model or a data set is a file or folder rather than a name."""
     return "/" in name or name.endswith((".onnx", ".txt"))
+
+
+QUANTIZERS = WithPlugins(
+    ("none", "fp16", "bf16", "int8", "int4", "ternary", "qsgd", "eden"), QUANTIZER_PLUGINS
+)
+SELECTIONS = WithPlugins(("random",), SELECTION_PLUGINS)
+MERGES = WithPlugins(
+    (
+        "fedavg",
+        "fedavgm",
+        "fedadam",
+        "fedyogi",
+        "fednova",
+        "scaffold",
+        "median",
+        "trimmed_mean",
+        "krum",
+        "norm_bound",
+        "dp_fedavg",
+    ),
+    MERGE_PLUGINS,
+)

@@ -22,6 +22,7 @@ from coordinator.merges.fednova import FedNova
 from coordinator.merges.robust import Krum, Median, TrimmedMean
 from coordinator.merges.scaffold import Scaffold
 from coordinator.merges.server_optimizers import FedAdam, FedAvgM, FedYogi
+from wire.plugins import load_into
 
 MERGES: dict[str, Merge] = {
     "fedavg": FedAvg,
@@ -58,7 +59,9 @@ __all__ = [
 
 
 def begin(n: int, spec: MergeSpec) -> Fold:
-    """Raises ValueError for a kind that nobody registered."""
+    """Installed plug-ins (group `edgerig.merges`) included. Raises ValueError for a kind that nobody registered."""
+    if spec.rule.kind not in MERGES:
+        load_into(MERGES, "edgerig.merges")
     merge = MERGES.get(spec.rule.kind)
     if merge is None:
         raise ValueError(

@@ -56,6 +56,7 @@ class MergeSpec(Struct, frozen=True, kw_only=True):
     local_steps: int | None = None  # instead of epochs
     batch_size: int = 1
     state: tuple[tuple[int, int], ...] = ()
+    variances: tuple[tuple[int, int], ...] = ()  # those of them that are never negative
     agents: int = 1  # of the run
     wanted: int = 1  # updates a version wants: the cohort, or the buffer
     noise_seed: int = 0  # secret of the coordinator's journal

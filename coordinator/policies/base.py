@@ -124,7 +124,7 @@ class Common:
     def __init__(self, plan: PolicyPlan, deadline: Deadline, selection: Selection | None = None) -> None:
         self._deadline, self._ceiling_s = deadline, plan.deadline_s
         self._staleness, self._max_staleness = make_staleness(plan.staleness), plan.max_staleness
-        self.selection = selection or make_selection()
+        self.selection = selection or make_selection(plan.selection)
         self.merge_lr = plan.server_lr
 
     def refill(self, seen: Sequence[AgentView], count: int, fleet: int, rng: Random) -> list[str]:

@@ -6,13 +6,14 @@ views, and what is in the views is restored from the journal. So a choice is the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Protocol
 
 from msgspec import Struct
 
 from coordinator.policies.deadlines import Timings
+from wire.plugins import load_into
 
 PASSED_OVER_FLEETS = 2  # tasks given to others, in fleets, after which a waiting device comes first
 
@@ -54,5 +55,14 @@ class FairnessFloor:
         return first + self._inner.choose(rest, count - len(first), fleet, rng)
 
 
-def make_selection() -> Selection:
-    return FairnessFloor(RandomSelection())
+SELECTIONS: dict[str, Callable[[], Selection]] = {"random": RandomSelection}
+
+
+def make_selection(kind: str = "random") -> Selection:
+    """By name, installed plug-ins (group `edgerig.selections`) included; the floor is under all of them. Raises
+    ValueError.
+    """
+    load_into(SELECTIONS, "edgerig.selections")
+    if kind not in SELECTIONS:
+        raise ValueError(f"selection {kind!r} is not known here; known: {', '.join(sorted(SELECTIONS))}")
+    return FairnessFloor(SELECTIONS[kind]())

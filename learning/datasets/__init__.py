@@ -1,4 +1,6 @@
-"""Data sets of the operator's machine. Devices never import this: they get a shard (learning.shard)."""
+"""Data sets of the operator's machine. Devices get a shard (learning.shard); a real one may have a folder of its own
+(learning.datasets.folder.open_own).
+"""
 
 from __future__ import annotations
 

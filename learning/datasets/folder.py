@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from learning.datasets.base import Array, Dataset
-from learning.shard import DatasetError
+from learning.shard import TRAIN_NAMES, DatasetError, Shard, open_shard
 
 FILE_BYTES_MAX = 1 << 30  # read into memory on the operator's machine; more wants a loader of its own
 
@@ -29,6 +29,26 @@ def load_folder(folder: Path) -> Dataset:
             classes = int(max(train_y.max(), test_y.max())) + 1 if train_y.dtype.kind in "ui" else 0
             return Dataset(folder.name, str(folder), train_x, train_y, test_x, test_y, classes, users)
     raise DatasetError(f"{folder} holds neither train.npz and test.npz nor train.csv and test.csv")
+
+
+def open_own(folder: Path, cache: Path) -> Shard:
+    """A real device's own data: a folder with x.npy and y.npy, which are memory-mapped; or with train.npz or train.csv,
+    which is turned into such files in `cache` once, and again when it changes. Raises DatasetError.
+    """
+    source = next((folder / f"train{s}" for s in (".npz", ".csv") if (folder / f"train{s}").is_file()), None)
+    if (folder / TRAIN_NAMES[0]).exists() or source is None:
+        return open_shard(folder)
+    mark = cache / "made-from"
+    stat = _checked(source).stat()
+    state = f"{source.name} {stat.st_size} {stat.st_mtime_ns}"
+    if not mark.is_file() or mark.read_text() != state:
+        x, y, _ = (_read_npz if source.suffix == ".npz" else _read_csv)(source)
+        cache.mkdir(parents=True, exist_ok=True)
+        mark.unlink(missing_ok=True)
+        for name, array in zip(TRAIN_NAMES, (x, y), strict=True):
+            np.save(cache / name, array)
+        mark.write_text(state)
+    return open_shard(cache)
 
 
 def _checked(path: Path) -> Path:

@@ -149,3 +149,18 @@ def test_ten_to_the_twelve_samples_of_the_largest_step_do_not_overflow() -> None
     largest = make_chain(uplink_spec(None)).encode(np.full(N, 1_000.0, np.float32), seed=1)
     merged = applied([(largest, 10**12)] * 50, master=np.zeros(N, np.float32))
     np.testing.assert_allclose(merged.master, 1_000.0, rtol=1e-6)
+
+
+def test_an_update_that_makes_a_running_variance_negative_is_refused() -> None:
+    """Alone: its own step from the master decides, whoever else is in the version."""
+    master = np.full(N, 0.5, np.float32)
+    good, bad = np.zeros(N, np.float32), np.zeros(N, np.float32)
+    good[10:20], bad[10:20], bad[15] = -0.4, -0.4, -0.6
+    spec = structs.replace(FEDAVG, state=((10, 20),), variances=((10, 20),))
+    items = [Item(DENSE.encode(vector, seed=1), 5) for vector in (good, bad, good)]
+    merged = merge.apply(master, items, spec)
+    assert merged.refused == {1: "a running variance of -0.0961: statistics are never negative"}
+    assert merged.samples == 10
+    np.testing.assert_allclose(merged.master[10:20], 0.1, rtol=1e-5)
+    mean = merge.apply(master, items, structs.replace(spec, variances=()))  # a running mean may be anything
+    assert mean.refused == {}

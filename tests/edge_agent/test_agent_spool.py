@@ -21,6 +21,8 @@ from edge_agent.disk import FolderDisk
 from edge_agent.ledger import Carried, DiskBroken, SpoolError
 from edge_agent.spool import Spool
 from edge_agent.state import Phase
+from learning.optimizers import OptimizerState
+from learning.trainer import Own
 from simulation.disk import ForgetfulDisk, PowerCut
 from wire.codecs import decode, uplink_spec
 from wire.codecs.model import to_patterns, version_sha256
@@ -38,9 +40,15 @@ def as_report(carried: Carried) -> Report:
     return report(residual_norm=carried.residual_norm, residual_share=carried.residual_share)
 
 
-def keep(spool: Spool, task: str, seed: int) -> None:
-    spool.prepare(task, delta(seed), UPLINK, seed=seed, version=0, report=as_report)
+def keep(spool: Spool, task: str, seed: int, own: Own | None = None) -> None:
+    spool.prepare(task, delta(seed), UPLINK, seed=seed, version=0, report=as_report, own=own)
     spool.commit(task)
+
+
+def own_of(seed: int, kind: str = "adam") -> Own:
+    """Parameters that never travel, and an optimizer's state."""
+    vectors = (delta(seed), delta(seed + 1)) if kind == "adam" else (delta(seed),)
+    return Own(local=delta(seed, 7), optimizer=OptimizerState(kind, seed, vectors))
 
 
 def hold(spool: Spool, version: int) -> None:
@@ -53,10 +61,10 @@ STORY: list[Callable[[Spool], object]] = [
     lambda s: hold(s, 0),
     lambda s: keep(s, "t1", 1),
     lambda s: s.acked("t1"),
-    lambda s: keep(s, "t2", 2),
+    lambda s: keep(s, "t2", 2, own_of(20)),
     lambda s: s.settle("t1", True),
     lambda s: hold(s, 1),
-    lambda s: keep(s, "t3", 3),
+    lambda s: keep(s, "t3", 3, own_of(30, "sgd")),
     lambda s: s.settle("t2", False),
     lambda s: s.settle("t3", True),
 ]
@@ -72,7 +80,14 @@ def snapshot(spool: Spool) -> tuple[object, ...]:
         restored.version,
         restored.version_sha256,
         restored.graph_sha256,
+        own_bytes(spool.own()),
     )
+
+
+def own_bytes(own: Own) -> tuple[object, ...]:
+    local = None if own.local is None else own.local.tobytes()
+    state = own.optimizer
+    return local, state and (state.kind, state.count, [vector.tobytes() for vector in state.vectors])
 
 
 def reference() -> tuple[list[tuple[object, ...]], list[int]]:
@@ -104,6 +119,27 @@ def test_content_is_in_the_residual_or_in_a_payload() -> None:
             decode(spool.payload(item.task), n=N).add_into(waiting, 1.0)
         np.testing.assert_allclose(spool.residual(N) + waiting + kept_sent, total, atol=1e-4)
     assert np.abs(kept_sent).max() > 0
+
+
+def test_what_is_the_devices_own_counts_with_its_update_and_not_before() -> None:
+    spool = Spool(ForgetfulDisk(), "run-1")
+    spool.hold_graph(hashlib.sha256(b"graph").hexdigest(), b"graph")
+    keep(spool, "t1", 1, own_of(10))
+    spool.prepare("t2", delta(2), UPLINK, seed=2, version=0, report=as_report, own=own_of(20))
+    assert own_bytes(spool.own()) == own_bytes(own_of(10))
+    spool.discard("t2")
+    assert own_bytes(spool.own()) == own_bytes(own_of(10))
+    keep(spool, "t3", 3)  # a task that keeps nothing takes nothing away
+    assert own_bytes(spool.own()) == own_bytes(own_of(10))
+    keep(spool, "t4", 4, own_of(40, "sgd"))
+    assert own_bytes(spool.own()) == own_bytes(own_of(40, "sgd"))
+
+
+def test_under_another_graph_the_device_begins_anew() -> None:
+    spool = Spool(ForgetfulDisk(), "run-1")
+    keep(spool, "t1", 1, own_of(10))
+    spool.hold_graph(hashlib.sha256(b"another").hexdigest(), b"another")
+    assert spool.own() == Own()
 
 
 def run_until_power_cut(disk: ForgetfulDisk) -> None:

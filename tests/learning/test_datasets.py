@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from learning.datasets import DatasetError, load
+from learning.datasets.folder import open_own
 from learning.datasets.idx import read_idx
 from learning.datasets.sensors import make_sensors
 from learning.shard import Shard, open_shard
@@ -172,3 +173,24 @@ def test_sensor_windows_drift_between_devices_only_if_asked():
     assert distance(apart) > 5 * distance(same)
     again = make_sensors(users=4, per_user=50, test_per_user=5, drift=1.0)
     np.testing.assert_array_equal(apart.train_x, again.train_x)
+
+
+def test_a_devices_own_folder_is_converted_once_and_again_when_it_changes(tmp_path):
+    folder, cache = tmp_path / "mine", tmp_path / "state" / "data"
+    folder.mkdir()
+    (folder / "train.csv").write_text("a,b,label\n0.5,1,0\n1.5,2,1\n")
+    shard = open_own(folder, cache)
+    np.testing.assert_array_equal(shard.x, np.array([[0.5, 1], [1.5, 2]], np.float32))
+    assert shard.y.tolist() == [0, 1]
+    made = (cache / "x.npy").stat().st_mtime_ns
+    open_own(folder, cache)
+    assert (cache / "x.npy").stat().st_mtime_ns == made
+    (folder / "train.csv").write_text("a,b,label\n0.5,1,0\n1.5,2,1\n7,7,1\n")
+    assert len(open_own(folder, cache)) == 3
+    np.save(folder / "x.npy", np.zeros((5, 2), np.float32))
+    np.save(folder / "y.npy", np.zeros(5, np.int64))
+    assert len(open_own(folder, cache)) == 5  # what needs no conversion goes first
+    (folder / "x.npy").unlink()
+    (folder / "train.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DatasetError, match="no column `label`"):
+        open_own(folder, cache)

@@ -26,7 +26,7 @@ def sections_go_together(topology: Topology) -> Iterator[Problem]:
 def merge_keys_fit_kind(topology: Topology) -> Iterator[Problem]:
     merge = topology.merge
     every = frozenset[str]().union(*KEYS.values())
-    for key in sorted(every - KEYS[merge.kind]):
+    for key in sorted(every - KEYS.get(merge.kind, frozenset())):
         if getattr(merge, key) is not None:
             kinds = ", ".join(kind for kind, keys in KEYS.items() if key in keys)
             yield Problem(("merge", key), f"belongs to kind: {kinds}, not to {merge.kind}", "remove it")

@@ -122,7 +122,7 @@ def update_bytes_least(topology: Topology) -> float:
     """
     chain = chain_of(topology.compression.uplink)
     parameters, sparsify = PARAMETERS.get(topology.model.source, 0), chain.sparsify
-    bits = chain.bits or 1 if chain.quantize == "eden" else BITS_LEAST[chain.quantize]
+    bits = chain.bits or 1 if chain.quantize == "eden" else BITS_LEAST.get(chain.quantize, 0.0)
     if chain.entropy == "none" and chain.quantize in ("none", "fp16", "bf16", "int8", "int4"):
         bits *= 2
     if topology.compression.uplink.adaptive is not None or (sparsify is not None and sparsify.threshold):

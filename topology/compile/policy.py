@@ -22,6 +22,7 @@ def compile_policy(topology: Topology) -> PolicyPlan:
     return PolicyPlan(
         kind=given.kind,
         server_lr=given.server_lr,
+        selection=given.selection,
         deadline_s=(given.deadline_ceiling or DEADLINE_CEILING_S) if auto else float(given.deadline),
         deadline_auto=auto,
         deadline_floor_s=given.deadline_floor or DEADLINE_FLOOR_S,

@@ -23,6 +23,7 @@ class PolicyPlan(Struct, frozen=True, kw_only=True):
 
     kind: PolicyKind = "synchronous"
     server_lr: float = 1.0
+    selection: str = "random"
     # With `deadline_auto` the ceiling of what each device is given, or else what everybody is given.
     deadline_s: float = 60.0
     deadline_auto: bool = False

@@ -9,6 +9,8 @@ from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, mod
 from topology import units
 from topology.errors import did_you_mean
 from topology.fields import Fraction, Strict, problem
+from topology.names import QUANTIZERS
+from topology.schema.base import enum_of, one_of
 
 
 class Kept(NamedTuple):
@@ -158,7 +160,9 @@ class Uplink(Strict):
     rotate: Annotated[
         Literal["none", "hadamard"], Field(description="Spreads energy over all values before quantizing.")
     ] = "none"
-    quantize: Literal["none", "fp16", "bf16", "int8", "int4", "ternary", "qsgd", "eden"] = "none"
+    quantize: Annotated[
+        str, one_of(QUANTIZERS, "quantizer"), Field(json_schema_extra=enum_of(QUANTIZERS.built_in))
+    ] = "none"
     bits: Annotated[int | None, Field(ge=1, le=4, description="eden: per value; 1 is DRIVE.")] = None
     levels: Annotated[int | None, Field(ge=1, le=127, description="qsgd: steps of the norm; 16.")] = None
     block: Annotated[

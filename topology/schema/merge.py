@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import Field
 
 from topology.fields import Fraction, Size, Strict
-from topology.plan.merge import MergeKind
-from topology.schema.base import DEVICES_MAX
+from topology.names import MERGES
+from topology.schema.base import DEVICES_MAX, enum_of, one_of
 
 JOURNAL_BYTES_MIN = 1 << 20  # less than a single update of most models would be a typing error
 
@@ -38,7 +38,9 @@ class Merge(Strict):
     trimmed_mean, krum, norm_bound), or private (dp_fedavg).
     """
 
-    kind: MergeKind = "fedavg"
+    kind: Annotated[str, one_of(MERGES, "merge"), Field(json_schema_extra=enum_of(MERGES.built_in))] = (
+        "fedavg"
+    )
     momentum: Annotated[float | None, Field(gt=0, lt=1, description="fedavgm: 0.9 by default.")] = None
     beta1: Annotated[float | None, Field(ge=0, lt=1, description="fedadam, fedyogi: 0.9.")] = None
     beta2: Annotated[float | None, Field(ge=0, lt=1, description="fedadam, fedyogi: 0.99.")] = None

@@ -8,7 +8,8 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 
 from topology import units
 from topology.fields import Fraction, Strict, Wait, problem
-from topology.schema.base import DEVICES_MAX
+from topology.names import SELECTIONS
+from topology.schema.base import DEVICES_MAX, enum_of, one_of
 
 AUTO = "auto"
 DEADLINE_S_MAX = 86_400.0  # as `Wait`: a day of one task is a typing error
@@ -71,6 +72,11 @@ class Staleness(Strict):
     b: Annotated[float | None, Field(ge=0, le=1000, description="hinge: no damping up to b; 4.")] = None
 
 
+SelectionName = Annotated[
+    str, one_of(SELECTIONS, "selection"), Field(json_schema_extra=enum_of(SELECTIONS.built_in))
+]
+
+
 class Policy(Strict):
     """A schedule: synchronous rounds (a cohort, a deadline, a quorum), buffered (a version for every `buffer`
     updates, whoever they are from), asynchronous (a version for every update), or tiered (rounds within
@@ -116,6 +122,9 @@ class Policy(Strict):
     deadline_ceiling: Annotated[
         Wait | None, Field(ge=1, description="With deadline: auto, never more than this; 2 min by default.")
     ] = None
+    selection: Annotated[SelectionName, Field(description="Who is given a task next; or a plug-in's.")] = (
+        "random"
+    )
     staleness: Annotated[Staleness, Field(description="How updates of older versions count.")] = Staleness()
     max_staleness: Annotated[
         int | None,

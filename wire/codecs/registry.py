@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 from wire.codecs.errors import CodecError
+from wire.plugins import PluginError, load
+
+PLUGIN_CODE_MIN = 128  # codes below are EdgeRig's own, those that are yet to come included
 
 
 class Stage(Protocol):
@@ -58,3 +61,20 @@ def load_stages(package: str, path: list[str]) -> None:
     """Import every module of a stage folder, so that a new stage is one new file and nothing else."""
     for module in pkgutil.iter_modules(path):
         importlib.import_module(f"{package}.{module.name}")
+
+
+def load_plugins(group: str, registry: Registry[S]) -> None:
+    """Add the stages of installed plug-ins: an entry point is a class without arguments. Coordinator and devices need
+    the package. Raises PluginError.
+    """
+    for name, make, owner in load(group):
+        try:
+            stage = make()
+            if stage.name != name or not PLUGIN_CODE_MIN <= stage.code <= 255:
+                raise ValueError(f"name {stage.name!r}, code {stage.code}")
+            registry.add(stage)
+        except Exception as error:
+            raise PluginError(
+                f"plug-in {name!r} of {owner}: {error}; wanted are a `name` like its entry point's and a `code` of its "
+                f"own from {PLUGIN_CODE_MIN} to 255"
+            ) from error

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from wire.codecs.spec import CodecSpec, Feedback
+from wire.chain_spec import CodecSpec, Feedback
 
 MESSAGE_SCHEMA = 1
 MESSAGE_BYTES_MAX = 65_536  # a task with eight delta paths is under 3 kB; anything near this is not ours

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -218,3 +220,13 @@ expect:"""
     assert (cut.kind, cut.params.direction, cut.targets) == ("partition", "up", ("pi4-1",))
     assert (flap.kind, flap.params.period_s) == ("flap", 2.0)
     assert pause.kind == "pause"
+
+
+def test_a_plan_is_read_without_numpy() -> None:
+    """hostd reads it, and hostd's image has neither numpy nor pydantic."""
+    blocked = (
+        "import sys; sys.modules.update(dict.fromkeys(('numpy', 'pydantic', 'onnxruntime', 'zstandard')))"
+    )
+    code = f"{blocked}; import topology.plan, wire.messages, emulation.hostd"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
 from msgspec import Struct, field
 
-from wire.codecs.model import Dtype, Rounding
-from wire.codecs.spec import CodecSpec, Feedback
+from wire.chain_spec import CodecSpec, Feedback
+
+if TYPE_CHECKING:
+    from wire.codecs.model import Rounding
 
 
 class WarmUp(Struct, frozen=True, kw_only=True):
@@ -36,11 +40,13 @@ class UplinkPlan(Struct, frozen=True, kw_only=True):
 class DownlinkPlan(Struct, frozen=True, kw_only=True):
     """`delta`: the share of its parameters in which a version differs from the one before."""
 
-    quantize: Dtype = "fp16"
+    quantize: Literal["fp16", "int8", "none"] = "fp16"
     delta: float = 1.0
 
     @property
     def rounding(self) -> Rounding:
+        from wire.codecs.model import Rounding
+
         return Rounding(self.quantize, self.delta)
 
 

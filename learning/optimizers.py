@@ -171,6 +171,11 @@ def subtract(params: Flat, anchor: npt.NDArray[Any]) -> None:
         params[block] -= anchor[block]
 
 
+def is_finite(values: Flat) -> bool:
+    """Block by block: a mask of the whole vector would come on top of the peak."""
+    return all(bool(np.isfinite(values[block]).all()) for block in blocks(values.size))
+
+
 def add_proximal(grad: Flat, params: Flat, anchor: npt.NDArray[Any], mu: float) -> None:
     """FedProx: the gradient of μ/2·‖p − anchor‖² (Li et al. 2020, arXiv:1812.06127), block by block."""
     scratch = np.empty(min(params.size, BLOCK), np.float32)

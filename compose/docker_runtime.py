@@ -66,6 +66,14 @@ class DockerRuntime:
     def stop(self) -> None:
         remove_run(self._engine, self._plan.run)
 
+    def left(self) -> list[str]:
+        label = {"label": f"{engine.LABEL_RUN}={self._plan.run}"}
+        with engine.blamed():
+            networks = self._engine.networks.list(filters=label)
+            volumes = self._engine.volumes.list(filters=label)
+        things = [("container", self._containers()), ("network", networks), ("volume", volumes)]
+        return [f"{kind} {thing.name}" for kind, found in things for thing in found]
+
     def _containers(self) -> list[Any]:
         return containers_of(self._engine, self._plan.run)
 

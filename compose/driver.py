@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -123,6 +123,10 @@ class Driver:
             self._runtime.save_logs(self._root / "logs")
         finally:
             self._runtime.stop()
+            with suppress(
+                EnvironmentProblem
+            ):  # an engine that has gone cannot be asked; the check says `unknown`
+                self.writer.append("cleaned", left=self._runtime.left())
             self._pump()
             self.writer.close()
 

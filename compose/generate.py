@@ -32,20 +32,23 @@ def compose_file(
     root: str | Path | None = None,
     topology: str | Path | None = None,
     output: str | Path | None = None,
+    leased: bool = False,
 ) -> str:
     """The compose file (YAML) of a plan.
 
     `repo`: the clone, as build context. `root`: the run's folder (bind). `topology`: the file that the init
-    service reads, and `output`: where the report goes, `<repo>/runs/<run>` by default (volumes). Relative
-    paths are relative to the compose file. Raises ValueError for a plan of the process runtime and for paths
-    that a mode lacks.
+    service reads, and `output`: where the report goes, `<repo>/runs/<run>` by default (volumes). `leased`: hostd
+    clears the host when the runner dies (bind). Relative paths are relative to the compose file. Raises
+    ValueError for a plan of the process runtime and for paths that a mode lacks.
     """
     if plan.runtime != "docker":
         raise ValueError("a compose file needs a plan of the docker runtime")
     if mode == "bind":
         if root is None:
             raise ValueError("mode bind needs the run's folder")
-        document = _document(plan, services.BindMounts(str(root), hooked(plan)), str(repo), str(root))
+        document = _document(
+            plan, services.BindMounts(str(root), hooked(plan), leased=leased), str(repo), str(root)
+        )
     else:
         if topology is None:
             raise ValueError("mode volumes needs the topology file")

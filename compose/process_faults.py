@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from compose.process_service import STOP_WAIT_S, Service
 from emulation.behaviours import HookFiles
+from emulation.control import FaultRequest
 from emulation.faults.base import FaultProblem
 from emulation.faults.behaviour import SEEN_EVENT, Behaviour
 from emulation.faults.core import Apply, Heal
@@ -40,6 +41,14 @@ def unsupported(plan: Plan) -> list[tuple[int, str, str]]:
     return sorted(set(found))
 
 
+def refusal(services: Mapping[str, Service], request: FaultRequest) -> str:
+    """Why a fault by hand cannot be done here, or an empty string."""
+    if request.kind not in SUPPORTED:
+        return f"the process runtime cannot do {request.kind}; it can do {', '.join(SUPPORTED)}"
+    unknown = [target for target in request.targets if target not in services]
+    return f"there is no process {', '.join(unknown[:5])} in this run" if unknown else ""
+
+
 class FaultExecutor:
     """Does what the fault core decided, verifies that it took, and records both."""
 
@@ -49,6 +58,7 @@ class FaultExecutor:
         self._services, self._history = services, history
         self._hooks = HookFiles(nodes) if nodes is not None else None
         self._waiting: dict[str, tuple[FaultPlan, float]] = {}  # told, but the agent has not said so yet
+        self.on_seen: Callable[[str, bool, str], None] = lambda fault, ok, detail: None
 
     def arm(self, faults: Sequence[FaultPlan]) -> None:
         for fault in faults:
@@ -131,6 +141,7 @@ class FaultExecutor:
 
     def _verified(self, fault: FaultPlan, *, ok: bool, detail: str) -> None:
         self._history.append("fault_verified", fault=fault.id, ok=ok, detail=detail[:500])
+        self.on_seen(fault.id, ok, detail[:500])
         if not ok:
             self._history.append("lapse", what="fault_not_taken", node=fault.targets[0], detail=detail[:500])
 

@@ -15,14 +15,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from compose.errors import EnvironmentProblem
-from compose.process_faults import FaultExecutor
+from compose.process_faults import FaultExecutor, refusal
 from compose.process_service import STOP_WAIT_S, Service
 from compose.runtime import NodeState, Role
+from emulation.control import ControlServer
+from emulation.faults.by_hand import ByHand
 from emulation.faults.core import FaultCore
 from emulation.links.relay_process import RelayConfig, RelayLink
 from history.events import Event
@@ -74,6 +77,14 @@ class ProcessRuntime:
         self._faults = FaultCore(plan.faults)
         self._history = HistoryWriter(root / "nodes" / "processes" / "history.jsonl", "processes")
         self._executor = FaultExecutor(self._services, self._history, root / "nodes")
+        self._by_hand = ByHand(
+            ControlServer(root / "nodes" / "processes"),
+            self._faults,
+            self._history,
+            refuse=partial(refusal, self._services),
+            arm=self._executor.arm,
+        )
+        self._executor.on_seen = self._by_hand.settled
         self._stopped = False
 
     # --- what a Runtime does ---------------------------------------------------------------------------------
@@ -107,7 +118,7 @@ class ProcessRuntime:
     def handle(self, events: list[Event], now: float) -> None:
         for event in (event for event in events if event.node == COORDINATOR):
             self._executor.perform(self._faults.handle(event, now))
-        self._executor.perform(self._faults.tick(now))
+        self._executor.perform(self._by_hand.poll(now) + self._faults.tick(now))
         self._executor.tick(now)
         self._history.sync()
 
@@ -124,6 +135,7 @@ class ProcessRuntime:
         if self._stopped:
             return
         self._stopped = True
+        self._by_hand.close()
         self._executor.perform(self._faults.finish(), restart=False)
         for service in self._services.values():
             service.send(signal.SIGTERM)
@@ -137,6 +149,9 @@ class ProcessRuntime:
                 service.process.kill()
                 service.process.wait(STOP_WAIT_S)
         self._history.close()
+
+    def left(self) -> list[str]:
+        return [f"process {name}" for name, service in self._services.items() if service.running]
 
     # --- parts -----------------------------------------------------------------------------------------------
 

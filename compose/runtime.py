@@ -45,3 +45,6 @@ class Runtime(Protocol):
 
     def stop(self) -> None:
         """End and remove everything of this run."""
+
+    def left(self) -> list[str]:
+        """After `stop`: what of this run is still there, by looking; for the record."""

@@ -35,6 +35,7 @@ SERVICE_MEMORY_BYTES = (
     512 * MIB
 )  # hostd with 20 packet queues, init with a full MNIST: measured below 250 MiB
 AGENT_PIDS, SERVICE_PIDS = 64, 256  # an agent has about 12 threads; hostd starts tc and iptables in parallel
+LOCK_NAME = "runner.lock"  # in the run's folder; held by the runner for its whole life
 TMPFS = "/tmp:size=16m,mode=1777"  # the only writable place of an image; it counts as memory of the container
 ALIVE = "/tmp/alive"  # touched by a service that goes on; a check only looks at its age
 LOG_OPTIONS = {"max-size": "5m", "max-file": "2"}  # a run logs some 100 kB; a loop must not fill the disk
@@ -43,7 +44,8 @@ HEALTH_EVERY = (
 )
 # hostd (emulation): enter namespaces, shape, read their /proc, raise its delay process, write gates of other
 # users, kill.
-HOSTD_CAPABILITIES = ["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "SYS_NICE", "DAC_OVERRIDE", "KILL"]
+# CHOWN: its control socket belongs to who started the run.
+HOSTD_CAPABILITIES = ["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "SYS_NICE", "DAC_OVERRIDE", "KILL", "CHOWN"]
 
 
 class ServiceMaker:
@@ -155,7 +157,7 @@ class ServiceMaker:
         return {
             **base,
             "user": "0:0",
-            "command": ["--root", CONTAINER_ROOT],
+            "command": ["--root", CONTAINER_ROOT, *self.mounts.lease()],
             "pid": "host",
             "network_mode": "host",
             "cgroup": "host",
@@ -242,6 +244,7 @@ class Mounts(Protocol):
     def broker(self) -> list[Any]: ...
     def coordinator(self) -> list[Any]: ...
     def hostd(self) -> list[Any]: ...
+    def lease(self) -> list[str]: ...
     def agent(self, name: str) -> list[Any]: ...
     def before(self, make: ServiceMaker) -> dict[str, Any]: ...
     def after(self, make: ServiceMaker) -> dict[str, Any]: ...
@@ -250,8 +253,8 @@ class Mounts(Protocol):
 class BindMounts:
     """Each container gets its own parts of `runs/<id>/` and nothing of the others'."""
 
-    def __init__(self, root: str, hooked: Sequence[str] = ()) -> None:
-        self._root, self._hooked = root, hooked
+    def __init__(self, root: str, hooked: Sequence[str] = (), *, leased: bool = False) -> None:
+        self._root, self._hooked, self._leased = root, hooked, leased
         self.volumes: list[str] = []
         self.depends: dict[str, Any] = {}
 
@@ -269,7 +272,13 @@ class BindMounts:
         read = [self._part("plan.json"), self._part("nodes")]
         # Where a fault makes a device do wrong, hostd writes that device's hook; the file, nothing beside it.
         hooks = [self._part(f"nodes/{name}/{HOOK_NAME}", writable=True) for name in self._hooked]
-        return [*read, self._part("nodes/hostd", writable=True), self._part("gate", writable=True), *hooks]
+        held = [self._part(LOCK_NAME)] if self._leased else []
+        written = [self._part("nodes/hostd", writable=True), self._part("gate", writable=True), *hooks]
+        return [*read, *held, *written]
+
+    def lease(self) -> list[str]:
+        """A runner that is killed holds its lock no more: then hostd clears the host."""
+        return ["--lease", f"{CONTAINER_ROOT}/{LOCK_NAME}"] if self._leased else []
 
     def agent(self, name: str) -> list[Any]:
         own = [self._part(f"private/{name}"), self._part(f"shards/{name}"), self._part("gate")]
@@ -331,6 +340,9 @@ class VolumeMounts:
 
     def hostd(self) -> list[Any]:
         return self._all(gate_writable=True)
+
+    def lease(self) -> list[str]:
+        return []
 
     def before(self, make: ServiceMaker) -> dict[str, Any]:
         plan = make.plan

@@ -7,16 +7,18 @@ import os
 import secrets
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
 
-from compose import engine
+from compose import congestion, engine
 from compose.errors import EnvironmentProblem
 from compose.generate import compose_file
 from compose.prepare import prepare
 from compose.process_faults import SUPPORTED, unsupported
 from compose.process_runtime import free_port, write_relays
+from compose.services import LOCK_NAME
 from topology.compile import compile_topology
 from topology.errors import TopologyError, TopologyErrors
 from topology.host import this_host
@@ -30,7 +32,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 DISK_FREE_MIN_BYTES = (
     300 << 20
 )  # shards 10 MB, journal and logs some tens of MB; below this a run dies half-way
-LOCK_NAME = "runner.lock"
 DETACHED_NAME = "detached"
 
 
@@ -57,14 +58,18 @@ def create(
     data_dir: Path | None,
     seed: int | None = None,
     run: str | None = None,
+    leased: bool = False,
 ) -> Session:
-    """Compile and prepare a new run below `runs`. Raises TopologyErrors, DatasetError, EnvironmentProblem."""
+    """Compile and prepare a new run below `runs`. Raises TopologyErrors, DatasetError, EnvironmentProblem.
+
+    `leased`: what runs in containers ends with the process that holds the session (docker runtime).
+    """
     run = run or new_run_id(loaded.topology.name)
     root = _new_folder(runs, run)
     # Held from here on: a sweep meanwhile must not take the credentials of a run that is still being prepared.
     lock = RunnerLock(root)
     try:
-        make = _docker_session if runtime == "docker" else _process_session
+        make = partial(_docker_session, leased=leased) if runtime == "docker" else _process_session
         session = make(loaded, root, lock, run, data_dir, seed)
         shutil.copyfile(loaded.source, root / "topology.yaml")
         _keep_sources(loaded, root)
@@ -99,14 +104,23 @@ def seeded(loaded: Loaded, seed: int | None) -> Topology:
 
 
 def _docker_session(
-    loaded: Loaded, root: Path, lock: RunnerLock, run: str, data_dir: Path | None, seed: int | None
+    loaded: Loaded,
+    root: Path,
+    lock: RunnerLock,
+    run: str,
+    data_dir: Path | None,
+    seed: int | None,
+    *,
+    leased: bool,
 ) -> Session:
     topology = seeded(loaded, seed)
     subnet = engine.free_subnet(engine.client(), len(topology.device_names))
     uid = None if os.geteuid() == 0 else os.getuid()
     plan = compile_topology(topology, run, host=this_host(), subnet=subnet, uid=uid, sha256=loaded.sha256)
+    congestion.allow(plan.network.congestion)
     prepare(plan, root, data_dir=data_dir)
-    (root / "compose.yaml").write_text(compose_file(plan, mode="bind", root=root, repo=REPOSITORY))
+    text = compose_file(plan, mode="bind", root=root, repo=REPOSITORY, leased=leased)
+    (root / "compose.yaml").write_text(text)
     return Session(plan, root, lock)
 
 

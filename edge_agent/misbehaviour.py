@@ -14,6 +14,7 @@ import itertools
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -52,6 +53,7 @@ class Hook:
         self._path = path
         self._seen = (0, -1)
         self._orders: dict[str, Order] = {}
+        self.done: Counter[str] = Counter()  # what was done wrong so far, by kind
 
     def orders(self) -> dict[str, Order]:
         """By fault. A file that is not ours alone, or half written, changes nothing."""
@@ -87,7 +89,7 @@ class HookedDiary(Diary):
         active = tuple(sorted(self.hook.orders())) if self.hook is not None else ()
         if active != self._told:
             self._told = active
-            self.append(EVENT, active=list(active))
+            self.append(EVENT, active=list(active), done=dict(self.hook.done) if self.hook else {})
         super().sync()
 
 
@@ -100,6 +102,7 @@ class HookedDisk(FolderDisk):
 
     def write(self, name: str, parts: Iterable[Bytes]) -> None:
         if self._hook.order("disk_full") is not None:
+            self._hook.done["disk_full"] += 1
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / name))
         super().write(name, parts)
 
@@ -152,6 +155,7 @@ class HookedClient:
     def _send(self, topic: str, payload: bytes, qos: int, retain: bool) -> int | None:
         mid = self._client.publish(topic, payload, qos, retain)
         if self._hook.order("duplicate_delivery") is not None and qos > 0:
+            self._hook.done["duplicate_delivery"] += 1
             self._client.publish(topic, payload, qos, retain)
         return mid
 
@@ -163,7 +167,10 @@ class HookedClient:
         # Salted by the minute: a chunk that is sent again must not be spoilt for ever.
         salt = str(int(time.monotonic() / 2)).encode()
         draw = int.from_bytes(hashlib.sha256(salt + payload).digest()[:4], "big") / 2**32
-        return payload[:-1] + bytes([payload[-1] ^ 1]) if draw < order.share else payload
+        if draw >= order.share:
+            return payload
+        self._hook.done["corrupt_payload"] += 1
+        return payload[:-1] + bytes([payload[-1] ^ 1])
 
     # --- late messages --------------------------------------------------------------------------------------
 
@@ -172,6 +179,7 @@ class HookedClient:
             if len(self._held) >= HELD_MAX:
                 return None  # as a full queue of the client's: it is asked for again
             number = next(self._numbers)
+            self._hook.done["late_delivery"] += 1
             heapq.heappush(self._held, (time.monotonic() + delay_s, -number, message))
             self._lock.notify()
             return number
@@ -213,6 +221,7 @@ def spoiler(hook: Hook) -> Callable[[bytes, int, Chain, bytes | int], bytes]:
         order = hook.order("poison")
         if order is None:
             return payload
+        hook.done["poison"] += 1
         if order.how == "nan":
             return not_a_number(n)
         factor = np.float32(-1.0 if order.how == "sign_flip" else order.factor)

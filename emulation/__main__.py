@@ -17,6 +17,7 @@ import msgspec
 
 from emulation.docker_host import DockerHost, DockerProblem
 from emulation.hostd import Hostd, StartError
+from emulation.lease import Lease
 from emulation.links import BackendProblem, choose
 from emulation.paths import RunPaths
 from emulation.probe import probe
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m emulation", description="hostd: links, quotas, faults of one host"
     )
     parser.add_argument("--root", type=Path, default=Path("/run/edgerig"), help="the run's folder")
+    parser.add_argument("--lease", type=Path, help="the runner's lock: when nobody holds it, clear the host")
     arguments = parser.parse_args(argv)
     paths = RunPaths(arguments.root)
     try:
@@ -43,18 +45,18 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     history = HistoryWriter(paths.history, "hostd")
     try:
-        return _serve(plan, paths, history, stop)
+        return _serve(plan, paths, history, stop, Lease(arguments.lease, paths.own / "lease-seen"))
     finally:
         history.close()
 
 
-def _serve(plan: Plan, paths: RunPaths, history: HistoryWriter, stop: threading.Event) -> int:
+def _serve(plan: Plan, paths: RunPaths, history: HistoryWriter, stop: threading.Event, lease: Lease) -> int:
     try:
         docker = DockerHost(plan.run)
         host = probe(plan.run)
         backend, why = choose(plan, host.backend)
         host = replace(host, reason=f"{why}. {host.reason}")
-        Hostd(plan, paths, docker, backend, history, stop.is_set).run(host)
+        Hostd(plan, paths, docker, backend, history, stop.is_set, lease).run(host)
     except (BackendProblem, DockerProblem, StartError) as error:
         history.append("lapse", what="hostd_failed", node="hostd", detail=str(error)[:500], durable=True)
         print(f"hostd: {error}", file=sys.stderr)

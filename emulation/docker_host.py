@@ -11,18 +11,20 @@ import signal
 import subprocess
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import docker
 import docker.errors
 import requests
 
-from emulation.cgroup import CgroupError
+from emulation.cgroup import Cgroup, CgroupError
 from emulation.exhaust import exhaust
 
 LABEL_RUN, LABEL_NODE, LABEL_ROLE = "io.edgerig.run", "io.edgerig.node", "io.edgerig.role"
 API_WAIT_S = 20  # a daemon that is starting ten containers answers within seconds
 STOP_WAIT_S = 10
+INSIDE_MARK = "# started by hostd for a fault"  # first line of every program that it runs inside a container
 QUIET_S_MAX = 86_400  # a run without any event for a day
 EVENTS_MAX = 1_000  # waiting to be looked at; each says only "look again"
 
@@ -87,7 +89,6 @@ class DockerHost:
         except (docker.errors.DockerException, requests.RequestException, OSError) as error:
             raise DockerProblem(f"no Docker Engine at /var/run/docker.sock: {error}") from None
         self._events: queue.Queue[str] = queue.Queue(EVENTS_MAX)
-        self._inside: dict[str, str] = {}  # container id -> exec id
         self._hogs: dict[str, subprocess.Popen[bytes]] = {}
         self._label = f"{LABEL_RUN}={run}"
 
@@ -146,6 +147,28 @@ class DockerHost:
         path = api._url("/containers/{0}/update", container.id)
         self._call(f"update {container.node}", lambda: api._result(api._post_json(path, data=options), True))
 
+    def remove(self, container_id: str) -> None:
+        """Whatever state it is in, a frozen one too; gone already is no error."""
+        api = self._client.api
+        with contextlib.suppress(docker.errors.APIError, requests.RequestException):
+            api.unpause(container_id)
+        self._call(
+            f"remove {container_id[:12]}",
+            lambda: _gone_is_fine(lambda: api.remove_container(container_id, force=True, v=True)),
+        )
+
+    def networks_and_volumes(self) -> dict[str, list[str]]:
+        """Names of what carries the run's label, networks first."""
+        api = self._client.api
+        networks = self._call("list networks", lambda: api.networks(filters=self._filter()))
+        volumes = self._call("list volumes", lambda: api.volumes(filters=self._filter()))["Volumes"] or []
+        return {"network": [n["Id"] for n in networks], "volume": [v["Name"] for v in volumes]}
+
+    def remove_named(self, kind: str, name: str) -> None:
+        api = self._client.api
+        remove = api.remove_network if kind == "network" else api.remove_volume
+        self._call(f"remove {kind} {name}", lambda: _gone_is_fine(lambda: remove(name)))
+
     def exhaust_memory(self, container: Container) -> None:
         """Raises DockerProblem where the host itself has not so much."""
         try:
@@ -163,27 +186,29 @@ class DockerHost:
     def run_inside(self, container: Container, program: str, arguments: list[str]) -> None:
         """One at a time per container; an earlier one is ended first."""
         self.stop_inside(container)
-        api, command = self._client.api, ["python3", "-c", program, *arguments]
+        api, command = self._client.api, ["python3", "-c", f"{INSIDE_MARK}\n{program}", *arguments]
         made = self._call(f"exec in {container.node}", lambda: api.exec_create(container.id, command))
-        self._inside[container.id] = made["Id"]
         self._call(f"exec in {container.node}", lambda: api.exec_start(made["Id"], detach=True))
 
     def running_inside(self, container: Container) -> bool:
-        exec_id = self._inside.get(container.id)
-        if exec_id is None:
-            return False
-        found = self._call(f"exec in {container.node}", lambda: self._client.api.exec_inspect(exec_id))
-        return bool(found.get("Running"))
+        return bool(self._inside(container))
 
     def stop_inside(self, container: Container) -> None:
-        """By its process id: the engine has no call for it, and hostd shares the host's process ids."""
-        exec_id = self._inside.pop(container.id, None)
-        if exec_id is None:
-            return
-        found = self._call(f"exec in {container.node}", lambda: self._client.api.exec_inspect(exec_id))
-        if found.get("Running") and int(found.get("Pid") or 0) > 1:
+        """Found by its mark in the container's cgroup, so that a hostd that starts again finds it, too. The engine
+        has no call to end what it has started inside; hostd shares the host's process ids.
+        """
+        for pid in self._inside(container):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(found["Pid"]), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
+
+    def _inside(self, container: Container) -> list[int]:
+        if not container.running:
+            return []
+        try:
+            found = Cgroup.of_pid(container.pid).processes()
+            return [pid for pid in found if INSIDE_MARK in _command_of(pid)]
+        except CgroupError as error:
+            raise DockerProblem(f"look for what was started in {container.node}: {error}") from None
 
     def watch(self) -> None:
         """From here on `changed` answers from the daemon's events. Should the stream break, who looks every few
@@ -219,3 +244,15 @@ class DockerHost:
             return function()
         except (docker.errors.DockerException, requests.RequestException) as error:
             raise DockerProblem(f"{what}: {error}") from None
+
+
+def _gone_is_fine(function: Any) -> None:
+    with contextlib.suppress(docker.errors.NotFound):
+        function()
+
+
+def _command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""  # it has just ended

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,15 @@ from emulation.cgroup import Cgroup
 
 FIRST_CHOICE = "1000"  # oom_score_adj(5): the largest, so the agent is preferred to the process that takes
 SPARE_BYTES = 256 << 20  # of the host's memory that must be left when the container's limit is full
+
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _end_with_parent() -> None:
+    """In the child: SIGKILL when hostd dies, however it dies."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
@@ -41,6 +52,7 @@ def exhaust(pid: int, limit_bytes: int) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        preexec_fn=_end_with_parent,
     )
     try:
         group.attach_memory(hog.pid)

@@ -14,15 +14,21 @@ import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+import msgspec
 
 from emulation.behaviours import HookFiles
 from emulation.bringup import BringUp
 from emulation.cgroup import Cgroup, CgroupError
+from emulation.control import ControlServer
 from emulation.docker_host import DockerHost, DockerProblem
 from emulation.faults import REGISTRY as FAULTS
+from emulation.faults.by_hand import ByHand, refusal
 from emulation.faults.core import FaultCore, Heal
 from emulation.faults.runner import FaultRunner
 from emulation.fleet import BROKER, Died, Fleet, Started
+from emulation.lease import Lease, clear_run
 from emulation.link_keeper import VANISHED, LinkKeeper
 from emulation.links.base import Backend
 from emulation.links.delay_client import DelayProcessError
@@ -33,7 +39,7 @@ from emulation.run_delay import RunDelay, thread_delays
 from emulation.tail import Tail
 from emulation.undo import UndoFile
 from history.writer import HistoryWriter
-from topology.plan import Plan
+from topology.plan import FaultPlan, Plan
 
 TURN_S = 0.05  # bounds the lateness of faults
 REFRESH_S = (
@@ -49,7 +55,9 @@ class StartError(RuntimeError):
 
 
 class Hostd:
-    """`stopped` is asked every turn; true means: heal everything and end."""
+    """`stopped` is asked every turn; true means: heal everything and end. When the lease lapses (the runner is dead),
+    everything is healed too, and then the run's containers, networks and volumes are removed.
+    """
 
     def __init__(
         self,
@@ -59,9 +67,11 @@ class Hostd:
         backend: Backend,
         history: HistoryWriter,
         stopped: Callable[[], bool],
+        lease: Lease | None = None,
     ) -> None:
         self._plan, self._docker, self._backend, self._history = plan, docker, backend, history
-        self._stopped = stopped
+        self._stopped, self._lease = stopped, lease or Lease(None)
+        self._orphaned = False
         self._undo = UndoFile(paths.undo)
         self._fleet = Fleet(plan, docker)
         self._keeper = LinkKeeper(plan, backend, history, self._undo)
@@ -77,9 +87,20 @@ class Hostd:
             self._undo,
             end_self=_end_self,
         )
-        self._faults = FaultCore(plan.faults, done=_already_fired(Tail(paths.history)))
         self._power = PowerKeeper(plan, paths, docker, self._keeper, history)
         self._delays: dict[str, RunDelay] = {}
+        fired = _already_fired(Tail(paths.history))
+        self._faults = FaultCore(plan.faults, done=fired)
+        self._by_hand = ByHand(
+            ControlServer(paths.own, paths.plan.stat().st_uid),
+            self._faults,
+            history,
+            refuse=partial(refusal, plan, FAULTS),
+            arm=self._runner.arm,
+            taken=fired,
+        )
+        self._runner.on_seen = self._by_hand.settled
+        self._bringup.slowed = self._slowed
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="bringup")
         self._job: Future[None] | None = None
         self._pending: set[str] = set()
@@ -98,8 +119,8 @@ class Hostd:
                 self._take_over()
             else:
                 self._await_containers()
-            if self._stopped():
-                reason = "stopped"
+            if self._over():
+                reason = "the runner is dead" if self._orphaned else "stopped"
                 return
             if not taking_over:
                 self._bringup.all_at_once()
@@ -132,10 +153,9 @@ class Hostd:
 
         The links are in use, so they are probed only, and nobody burns; the gap is on record as a lapse.
         """
-        plans = {fault.id: fault for fault in self._plan.faults}
         for number, entry in list(self._undo.open_entries.items()):
-            fault = plans.get(str(entry.get("fault")))
-            if entry["kind"] == "fault" and fault is not None:
+            if entry["kind"] == "fault":
+                fault = msgspec.convert(entry["plan"], FaultPlan)
                 self._runner.adopt(number, fault)
                 self._runner.heal(Heal(fault, final=True))
             else:
@@ -148,7 +168,7 @@ class Hostd:
 
     def _await_containers(self) -> None:
         deadline = time.monotonic() + self._plan.start_timeout_s
-        while not self._stopped():
+        while not self._over():
             self._note(self._fleet.refresh())
             missing = self._fleet.missing()
             if not missing:
@@ -166,7 +186,7 @@ class Hostd:
 
     def _watch(self) -> str:
         """Turn until the run is over; why it ended."""
-        while not self._stopped():
+        while not self._over():
             now = time.monotonic()
             self._coordinator_events(now)
             self._keeper.vary(now)
@@ -184,7 +204,12 @@ class Hostd:
             self._history.sync()
             if self._finished_at is not None and self._all_gone(now):
                 return "run finished"
-        return "stopped"
+        return "the runner is dead" if self._orphaned else "stopped"
+
+    def _over(self) -> bool:
+        """Whether to end: told so, or the lease has lapsed. Looked at every turn, which is one call of the kernel."""
+        self._orphaned = self._orphaned or self._lease.lapsed()
+        return self._orphaned or self._stopped()
 
     def _coordinator_events(self, now: float) -> None:
         for event in self._tail.read():
@@ -198,7 +223,7 @@ class Hostd:
             if counter is not None:
                 for action in self._faults.sent(device, counter, time.monotonic()):
                     self._runner.perform(action)
-        for action in self._faults.tick(time.monotonic()):
+        for action in self._by_hand.poll(time.monotonic()) + self._faults.tick(time.monotonic()):
             self._runner.perform(action)
         self._runner.tick()
 
@@ -261,9 +286,14 @@ class Hostd:
             self._checked += 1
             self._check(names[self._checked % len(names)])
 
+    def _slowed(self) -> list[str]:
+        slow = (fault for fault in self._runner.in_force if fault.kind == "cpu_slowdown")
+        return [target for fault in slow for target in fault.targets]
+
     def _check(self, name: str) -> None:
         try:
             self._keeper.check(name)
+            self._bringup.check_written(self._plan.device(name))
         except VANISHED as error:
             self._note(self._fleet.refresh())
             if name in self._fleet.running:  # it is there and its link cannot be read: say so
@@ -291,15 +321,35 @@ class Hostd:
         except (*VANISHED, CgroupError, DelayProcessError) as error:
             self._history.append("lapse", what="bringup_failed", node="", detail=str(error)[:300])
         for heal in self._faults.finish():
-            self._runner.heal(heal, run_over=self._finished_at is not None or self._stopped())
+            self._runner.heal(heal, run_over=self._finished_at is not None or self._over())
         self._power.finish()
+        self._by_hand.close()
         self._keeper.clear_all()
         self._worker.shutdown(wait=True)
         self._backend.stop()
-        self._history.append("healed_all", reason=reason, durable=True)
+        self._history.append("healed_all", reason=reason, left=self._left(), durable=True)
         if self._finished_at is not None:
             self._dismiss_broker()
         self._undo.close()
+        if self._orphaned:
+            self._clear_host()
+
+    def _left(self) -> list[str]:
+        """What should not be there any more: read back, not remembered."""
+        found = list(self._keeper.left)
+        found += [f"undo entry {number}: {entry}"[:200] for number, entry in self._undo.open_entries.items()]
+        with contextlib.suppress(DockerProblem):
+            states = self._docker.containers().values()
+            found += [f"{container.node} is paused" for container in states if container.status == "paused"]
+        return found
+
+    def _clear_host(self) -> None:
+        """Nobody else is there to do it. This ends hostd's own container, too, so nothing comes after it."""
+        self._history.append("orphaned", durable=True)
+        left = clear_run(self._docker)
+        if left:
+            self._history.append("lapse", what="not_removed", node="hostd", detail="; ".join(left)[:500])
+            self._history.sync()
 
     def _dismiss_broker(self) -> None:
         """Everybody else ends by itself when the run is over; with the broker gone, `docker compose up` ends too."""

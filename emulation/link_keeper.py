@@ -20,13 +20,14 @@ from emulation.measure import LinkMeasurer
 from emulation.netns import NamespaceError, Netns, interface_by_index, interface_with, read_sysctl
 from emulation.undo import UndoFile
 from history.writer import HistoryWriter
-from topology.plan import DevicePlan, Link, Plan
+from topology.plan import DevicePlan, Link, Plan, Shape
 
 # What goes wrong when a container ends while its link is worked on; its next boot starts afresh.
 VANISHED = (NamespaceError, CommandError, LookupError, QueueError, OSError)
 # Something else on the host can spoil a measurement, never improve it: links out of tolerance are measured again.
 MEASURE_ATTEMPTS = 3
 NET = Path("/sys/class/net")
+CLEAR = Link(name="clear", up=Shape(), down=Shape())
 CONGESTION = "net.ipv4.tcp_congestion_control"
 
 
@@ -48,6 +49,7 @@ class LinkKeeper:
         self._lapsed: set[tuple[str, str]] = set()
         self._cuts: dict[str, tuple[Direction, ...]] = {}
         self._lock = threading.RLock()
+        self.left: list[str] = []  # of links that were taken away, what was still there afterwards
 
     @property
     def in_force(self) -> list[str]:
@@ -265,11 +267,21 @@ class LinkKeeper:
                 self._backend.clear(ends)
                 if device in self._cuts:
                     cut.mend(ends)
+                self._note_left(device, ends)
             except (*VANISHED, DelayProcessError) as error:
                 self._history.append("lapse", what="clear_failed", node=device, detail=str(error)[:300])
         number = self._undo_numbers.pop(device, None)
         if number is not None:
             self._undo.done(number)
+
+    def _note_left(self, device: str, ends: LinkEnds) -> None:
+        """What is read back after everything was taken away; a namespace that is gone took its part with it."""
+        try:
+            found = list(self._backend.verify(ends, CLEAR).mismatches)
+            found += [f"{way} is cut" for way in DIRECTIONS if cut.is_cut(ends, way)]
+        except VANISHED:
+            return
+        self.left += [f"{device}: {text}" for text in found if "offload" not in text]
 
     def clear_all(self) -> None:
         for device in list(self._ends):

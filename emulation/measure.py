@@ -150,7 +150,7 @@ class LinkMeasurer:
             packets, dropped = _difference(before[flow.device], after[flow.device], flow.way)
             lost = (flow.probe_sent - len(flow.delays_s), flow.probe_sent)
             found[flow.device][flow.way] = judge(
-                flow.shape, self._effective(flow, packets, dropped), tolerance, lost
+                flow.shape, self._effective(flow, packets, dropped), tolerance, lost, rates=rates
             )
         return found
 

@@ -39,15 +39,31 @@ LAPSED = {
 
 
 def _lapsed(record: Record) -> list[str]:
-    """Lapses of the emulation itself before the run was over; afterwards the links are taken down on purpose."""
-    end = record.run_finished_at
+    """Lapses of the emulation itself before the run was over; afterwards the links are taken down on purpose.
+
+    A gap that a fault of the plan has made by killing hostd is what was asked for; it stays on record as a lapse.
+    """
+    end, asked = record.run_finished_at, _hostd_killed_at(record)
     return [
         f"{lapse.node}: {LAPSED[lapse.what]} ({lapse.detail})"
         for lapse in record.lapses
         if lapse.what in LAPSED
         and lapse.source == HOSTD
         and (end is None or lapse.at is None or lapse.at <= end)
+        and not (lapse.what == "hostd_absent" and any(_soon_after(lapse.at, at) for at in asked))
     ]
+
+
+HOSTD_BACK_S = 30.0  # Docker starts it at once; it waits for a busy engine at most
+
+
+def _hostd_killed_at(record: Record) -> list[float]:
+    hit = (fault for fault in record.faults.values() if HOSTD in fault.targets)
+    return [fault.applied_at for fault in hit if fault.applied_at is not None]
+
+
+def _soon_after(at: float | None, since: float) -> bool:
+    return at is not None and since <= at <= since + HOSTD_BACK_S
 
 
 def held(record: Record) -> bool | None:

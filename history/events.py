@@ -48,6 +48,7 @@ agent
   message_refused   topic, reason                     agent_stopped    reason, peak_rss_bytes
   traffic           mqtt_sent, mqtt_received, wire_sent, wire_received, wire      (bytes since the boot, at most one
                     in 5 s and one at the end; `wire` is where the wire's two figures come from, empty: nowhere)
+  misbehaviour      active: [fault], done: {kind: n}  (on change; a device that a fault tells to do wrong)
 
 hostd
   probed            kernel, docker, cgroup, backend, reason, checks: {...}
@@ -59,17 +60,18 @@ hostd
   cpu_verified      device, requested, effective, error, ok
   gate_opened       node, token                       ready            devices, wall_s
   fault_armed       fault, kind, trigger, targets     fault_applied    fault, kind, targets, lateness_s
-  fault_verified    fault, ok, detail                 fault_healed     fault, targets, wall_s
+  fault_verified    fault, ok, detail                 fault_healed     fault, targets, wall_s, final, left_stopped
   cpu_sample        device, usage_s, throttled_s, periods, throttled_periods, run_delay_s (not explained by throttling)
   power_sample      device, charge, charge_j, plugged, available
   power_off         device, effect, reason, ok, detail  power_on        device, effect, reason, ok, detail
   link_sample       device, up_bytes, down_bytes, up_packets, down_packets, dropped
   lapse             what, node, requested, effective, detail
-  healed_all        reason
+  healed_all        reason, left: [...]                  orphaned         (the runner is dead: the host is cleared)
 
 runner
   up                services, images, compose     interrupted      signal
   down              reason                        phase            name, wall_s
+  cleaned           left: [...]                   (what of the run was still there after the teardown)
 """
 
 from __future__ import annotations

@@ -278,6 +278,8 @@ class Record:
     interrupted_by: str = ""
     down_reason: str = ""
     broker_dropped: int | None = None
+    cleaned_by: set[str] = field(default_factory=set)  # producers that said what was left on the host
+    left_behind: list[str] = field(default_factory=list)
     foreign_events: int = 0  # events a producer had no business writing
 
     def since(self, at: float) -> float:

@@ -15,7 +15,10 @@ from typing import Literal
 from msgspec import Struct
 
 from history import accounts, emulation, layers
-from history.checks import CheckResult
+from history.checks import CHECKS, CheckResult, run_checks
+from history.checks.nobody_starved import jain, shares
+from history.checks.progress_after_heal import recoveries
+from history.checks.staleness_bounded import ages
 from history.record import Record
 from topology.plan import Expectation
 
@@ -179,6 +182,33 @@ def faults_applied(record: Record) -> float | None:
     if not record.event_count:
         return None
     return float(sum(f.applied_at is not None and f.verified is True for f in record.faults.values()))
+
+
+@metric
+def recovery_s(record: Record) -> float | None:
+    """Longest of all faults; None while one of them was followed by no version."""
+    waits = list(recoveries(record).values())
+    return max((w for w in waits if w is not None), default=None) if None not in waits else None
+
+
+@metric
+def staleness_max(record: Record) -> float | None:
+    found = ages(record)
+    return float(max(age for _, age in found)) if found else None
+
+
+@metric
+def fairness(record: Record) -> float | None:
+    return jain(list(shares(record).values())) if record.devices else None
+
+
+def checked(name: str) -> Metric:
+    """A check as a metric: 1 when it passes, 0 when it fails, None when it cannot tell."""
+    outcomes: dict[str, float | None] = {"pass": 1.0, "fail": 0.0}
+    return lambda record: outcomes.get(run_checks(record, [name])[0].outcome)
+
+
+METRICS |= {name: checked(name) for name in CHECKS}
 
 
 class Judged(Struct, frozen=True, kw_only=True):

@@ -51,7 +51,26 @@ METRICS: dict[str, Metric] = {
     "wall_s": Metric("seconds from run_started to run_finished"),
     "lapses": Metric("limits that were not held"),
     "faults_applied": Metric("faults that were applied and verified"),
+    "recovery_s": Metric("longest time from the end of a fault to the next version, in seconds"),
+    "staleness_max": Metric("most versions that a merged update was behind"),
+    "fairness": Metric("Jain's index of the devices' merged updates, 0 to 1", 1.0),
 }
+# Judged by history.checks, under the same names: `pass` is the one thing that may be expected of them, and a check
+# that cannot tell does not pass.
+CHECKS: dict[str, str] = {
+    "emulation_held": "links and CPU quotas were what they claim to be",
+    "faults_healed": "every fault was taken back",
+    "faults_met_tasks": "every fault took effect while its target had work",
+    "history_whole": "nothing is missing from the history",
+    "nobody_starved": "every device that was there had its part",
+    "nothing_leaked": "the host is as it was before",
+    "progress_after_heal": "the run made progress after every heal",
+    "staleness_bounded": "every merged update was as fresh as the schedule wants",
+    "updates_conserved": "every acked update was merged once or discarded with a reason",
+    "versions_gapless": "the model's versions follow each other without a gap",
+}
+PASS = "pass"
+METRICS |= {name: Metric(f"check: {question}; `pass`", 1.0) for name, question in CHECKS.items()}
 
 
 class Condition(NamedTuple):
@@ -68,6 +87,8 @@ def parse_condition(value: object) -> Condition:
     """`">= 0.95"` → (">=", 0.95); a bare number means `==`."""
     if isinstance(value, Condition):
         return value
+    if value == PASS:
+        return Condition("==", 1.0)
     match = None if isinstance(value, bool) else _CONDITION.match(str(value))
     if match is None:
         raise problem(
@@ -83,9 +104,9 @@ Expected = Annotated[
         {
             "anyOf": [
                 {"type": "number"},
-                {"type": "string", "pattern": r"^\s*(>=|<=|==|>|<)?\s*[0-9]+(\.[0-9]+)?\s*$"},
+                {"type": "string", "pattern": r"^\s*((>=|<=|==|>|<)?\s*[0-9]+(\.[0-9]+)?|pass)\s*$"},
             ],
-            "description": "A number (equal to it) or an operator and a number.",
+            "description": "A number (equal to it), an operator and a number, or `pass` for a check.",
             "examples": [">= 0.95", 0],
         }
     ),

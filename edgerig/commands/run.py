@@ -58,9 +58,13 @@ def _runtime(session: Session, build: bool) -> Runtime:
     )
 
 
-def _create(file: Path, runtime: RuntimeName, runs: Path, seed: int | None, run_id: str | None) -> Session:
+def _create(
+    file: Path, runtime: RuntimeName, runs: Path, seed: int | None, run_id: str | None, *, leased: bool
+) -> Session:
     loaded = load_topology(file, host=probed_host(runtime.value), runtime=runtime.value)
-    session = create(loaded, runtime=runtime.value, runs=runs, data_dir=data_dir(), seed=seed, run=run_id)
+    session = create(
+        loaded, runtime=runtime.value, runs=runs, data_dir=data_dir(), seed=seed, run=run_id, leased=leased
+    )
     table = read_table(session.root / "model" / TABLE_NAME)
     for note in table.notes if table else ():
         typer.echo(f"data: {note}", err=True)
@@ -89,7 +93,7 @@ def run(
     Ends with the path of the report. Exit code 0: every expectation held.
     """
     with interruptible():
-        session = _create(file, runtime, runs, seed, run_id)
+        session = _create(file, runtime, runs, seed, run_id, leased=True)
         progress = Progress(Mode.json if format is Format.json else Mode.auto, session.plan, session.root)
         summary = _drive(session, progress, build)
     progress.close(summary)
@@ -123,7 +127,7 @@ def up(
     edgerig up topology/examples/quickstart.yaml && edgerig status && edgerig down
     """
     with interruptible():
-        session = _create(file, RuntimeName.docker, runs, seed, run_id)
+        session = _create(file, RuntimeName.docker, runs, seed, run_id, leased=False)
         (session.root / DETACHED_NAME).touch()
         try:
             runtime = _runtime(session, build)

@@ -13,6 +13,7 @@ from emulation.faults.flap import Flap
 from emulation.faults.kill import Kill
 from emulation.faults.link_change import LinkChange
 from emulation.faults.out_of_memory import OutOfMemory
+from emulation.faults.packet_corruption import PacketCorruption
 from emulation.faults.partition import Partition
 from emulation.faults.pause import Pause
 from emulation.faults.restart import Restart
@@ -26,6 +27,7 @@ MAKERS: tuple[Callable[[], Fault], ...] = (
     Restart,
     CpuSlowdown,
     LinkChange,
+    PacketCorruption,
     Partition,
     Flap,
     OutOfMemory,

@@ -52,6 +52,9 @@ class Machines(Protocol):
 class Links(Protocol):
     """What faults do to links (`emulation.link_keeper.LinkKeeper`, or a fake). `device` must be in force."""
 
+    @property
+    def in_force(self) -> list[str]: ...
+
     def planned(self, device: str) -> Link: ...
 
     def link(self, device: str) -> Link: ...
@@ -123,6 +126,10 @@ class Fault(Protocol):
 
     def heal(self, tools: Tools, target: str) -> None: ...
 
+    def healed(self, tools: Tools, target: str) -> Seen:
+        """Whether the heal has taken, looked at right after it; a heal that does nothing is the worst of faults."""
+        ...
+
     def tick(self, tools: Tools, target: str, since_s: float) -> None:
         """Called every turn while the fault is in force, `since_s` after it was applied."""
 
@@ -136,8 +143,16 @@ class FaultBase:
     devices_only = False
     verify_wait_s = 0.0
 
+    def healed(self, tools: Tools, target: str) -> Seen:
+        return Seen(True, "nothing to look at")
+
     def tick(self, tools: Tools, target: str, since_s: float) -> None:
         """Nothing happens between apply and heal."""
+
+
+def runs_again(tools: Tools, target: str) -> Seen:
+    container = find(tools, target)
+    return Seen(container.running and container.status != "paused", container.status)
 
 
 def find(tools: Tools, target: str) -> Container:

@@ -8,10 +8,11 @@ moment the action was handed out.
 Trigger semantics
 -----------------
 - `at_s`: seconds after the first `round_opened`.
-- `round N training`: a target of the fault has been reported in phase `training` for a task of round N. A
-  target that is no device (the broker) counts as hit when any device trains.
-- `round N collecting`: the first update offer of round N is in, or half of its cohort has begun to train, and
-  at least one target that is a device still has an open task: a fault meant to hit mid-round must overlap a
+- `round N training`: while round N (the making of version N) is open, a target of the fault is in phase `training` of
+  some task; where a schedule lets tasks outlive their round, of an older one too. A target that is no device (the
+  broker) counts as hit when any device trains.
+- `round N collecting`: the first update offer while round N is open is in, or half of those that were given a task in
+  it have begun to train, and a target that is a device has an open task: a fault meant to hit mid-round must overlap a
   task of its target.
 - `round N closed`: `round_closed` of round N.
 - `P % of bytes sent`: of an update that a target offered, so much has left the device, by the packet counters of its
@@ -70,10 +71,8 @@ class _Upload:
 @dataclass
 class _Round:
     number: int
-    cohort: frozenset[str]
-    open_tasks: set[str] = field(default_factory=set)  # agents with an open task
-    training: set[str] = field(default_factory=set)  # agents seen training, whatever came after
-    now_training: set[str] = field(default_factory=set)
+    cohort: set[str]  # agents that were given a task in it
+    training: set[str] = field(default_factory=set)  # those of them seen training, whatever came after
     offered: bool = False
     closed: bool = False
 
@@ -93,7 +92,8 @@ class FaultCore:
         self._heals: list[tuple[float, FaultPlan]] = []
         self._began_s: float | None = None
         self._rounds: dict[int, _Round] = {}
-        self._task_agents: dict[str, tuple[str, int]] = {}
+        self._task_agents: dict[str, tuple[str, int]] = {}  # open tasks -> agent, round
+        self._training: set[str] = set()  # open tasks that are trained on now
         self._merged = self._version = 0
         self._offered: dict[str, int] = {}  # task -> bytes
         self._uploads: dict[str, _Upload] = {}  # device -> what it sends
@@ -174,37 +174,34 @@ class FaultCore:
         number = _number(event.get("round"))
         cohort = event.get("cohort")
         names = frozenset(str(name) for name in cohort) if isinstance(cohort, list | tuple) else frozenset()
-        # Two rounds are kept: with over-selection late tasks of the last one are still in flight.
+        # Two are kept: `closed` of the last one may fire a moment after the next was opened.
         self._rounds = {n: r for n, r in self._rounds.items() if n >= number - 1}
-        self._rounds[number] = _Round(number, names)
-        self._task_agents = {t: (a, n) for t, (a, n) in self._task_agents.items() if n >= number - 1}
+        self._rounds[number] = _Round(number, set(names))
 
     def _task_opened(self, event: Event) -> None:
-        if self._began_s is None:  # schedules without rounds begin with a task
+        if self._began_s is None:
             self._began_s = event.mono_s
-        number, agent = _number(event.get("round")), str(event.get("agent"))
-        self._task_agents[str(event.get("task"))] = (agent, number)
+        number, agent, task = _number(event.get("round")), str(event.get("agent")), str(event.get("task"))
+        self._task_agents[task] = (agent, number)
         if number in self._rounds:
-            self._rounds[number].open_tasks.add(agent)
+            self._rounds[number].cohort.add(agent)
 
     def _task_progress(self, event: Event) -> None:
-        agent, current = self._locate(event)
-        if current is None:
-            return
-        phase = event.get("phase")
-        if phase in TRAINED_PHASES:
-            current.training.add(agent)
-        if phase == TRAINING:
-            current.now_training.add(agent)
+        task, phase = str(event.get("task")), event.get("phase")
+        agent, number = self._task_agents.get(task, ("", -1))
+        if phase in TRAINED_PHASES and number in self._rounds:
+            self._rounds[number].training.add(agent)
+        if phase == TRAINING and agent:
+            self._training.add(task)
         else:
-            current.now_training.discard(agent)
+            self._training.discard(task)
 
     def _update_offered(self, event: Event) -> None:
-        agent, current = self._locate(event)
-        self._offered[str(event.get("task"))] = _number(event.get("bytes"))
-        if current is not None:
-            current.offered = True
-            current.now_training.discard(agent)
+        task = str(event.get("task"))
+        self._offered[task] = _number(event.get("bytes"))
+        self._training.discard(task)
+        for number in self._open_rounds():
+            self._rounds[number].offered = True
 
     def _update_granted(self, event: Event) -> None:
         task, agent = str(event.get("task")), str(event.get("agent"))
@@ -222,23 +219,18 @@ class FaultCore:
         self._version = max(self._version, _number(event.get("version")))
 
     def _task_closed(self, event: Event) -> None:
-        agent, current = self._locate(event)
-        self._offered.pop(str(event.get("task")), None)
+        task = str(event.get("task"))
+        agent, _ = self._task_agents.pop(task, ("", -1))
+        self._training.discard(task)
+        self._offered.pop(task, None)
         upload = self._uploads.get(agent)
-        if upload is not None and upload.task == str(event.get("task")):
+        if upload is not None and upload.task == task:
             del self._uploads[agent]
-        if current is not None:
-            current.open_tasks.discard(agent)
-            current.now_training.discard(agent)
 
     def _round_closed(self, event: Event) -> None:
         current = self._rounds.get(_number(event.get("round")))
         if current is not None:
             current.closed = True
-
-    def _locate(self, event: Event) -> tuple[str, _Round | None]:
-        agent, number = self._task_agents.get(str(event.get("task")), (str(event.get("agent")), -1))
-        return agent, self._rounds.get(number)
 
     # --- decisions ------------------------------------------------------------------------------------------
 
@@ -286,28 +278,24 @@ class FaultCore:
         if trigger.round is None:
             return None
         for number in sorted(self._rounds):
-            if number >= trigger.round and _holds(trigger, fault.targets, self._rounds[number]):
+            if number >= trigger.round and self._holds(trigger, fault.targets, self._rounds[number]):
                 return number
         return None
 
+    def _holds(self, trigger: Trigger, targets: tuple[str, ...], current: _Round) -> bool:
+        if trigger.state == "closed":
+            return current.closed
+        if current.closed:
+            return False
+        if trigger.state == "collecting":
+            return current.collecting and self._hits(targets, self._task_agents)
+        # `training`, and a bare `round N`, which means the same: somebody's work is hit.
+        return self._hits(targets, self._training)
 
-def _holds(trigger: Trigger, targets: tuple[str, ...], current: _Round) -> bool:
-    if trigger.state == "closed":
-        return current.closed
-    if current.closed:
-        return False
-    aimed = current.cohort & frozenset(targets)
-    if trigger.state == "collecting":
-        return current.collecting and (bool(aimed & current.open_tasks) or _only_services(targets, current))
-    # `training`, and a bare `round N`, which means the same: somebody's work is hit.
-    return bool(aimed & current.now_training) or (
-        _only_services(targets, current) and bool(current.now_training)
-    )
-
-
-def _only_services(targets: tuple[str, ...], current: _Round) -> bool:
-    """Faults of the broker, the coordinator or hostd overlap a task as soon as any task is open."""
-    return bool(targets) and frozenset(targets) <= SERVICES and bool(current.open_tasks)
+    def _hits(self, targets: tuple[str, ...], tasks: Iterable[str]) -> bool:
+        """Whether one of these tasks is a target's; the broker, the coordinator and hostd meet everybody's."""
+        agents = {self._task_agents[task][0] for task in tasks if task in self._task_agents}
+        return bool(agents) and (frozenset(targets) <= SERVICES or not agents.isdisjoint(targets))
 
 
 def _number(value: object) -> int:

@@ -23,6 +23,10 @@ class CpuSlowdown(FaultBase):
     def heal(self, tools: Tools, target: str) -> None:
         self._set(tools, target, 1.0)
 
+    def healed(self, tools: Tools, target: str) -> Seen:
+        wanted, got = self._cores(tools, target, 1.0), find(tools, target).nano_cpus / 1e9
+        return Seen(abs(got / wanted - 1) <= SLACK, f"{got:g} cores, {wanted:g} planned")
+
     def _set(self, tools: Tools, target: str, factor: float) -> None:
         container = find(tools, target)
         cores = self._cores(tools, target, factor)

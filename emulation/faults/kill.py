@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emulation.faults.base import FaultBase, Seen, Tools, find
+from emulation.faults.base import FaultBase, Seen, Tools, find, runs_again
 
 
 class Kill(FaultBase):
@@ -23,3 +23,6 @@ class Kill(FaultBase):
         container = find(tools, target)
         if not container.running:
             tools.machines.start(container)
+
+    def healed(self, tools: Tools, target: str) -> Seen:
+        return runs_again(tools, target)

@@ -35,4 +35,8 @@ class LinkChange(FaultBase):
         return Seen(not wrong, "; ".join(wrong) or f"read back: {tools.links.link(target).name}")
 
     def heal(self, tools: Tools, target: str) -> None:
-        tools.links.change(target, tools.links.planned(target))
+        self._wrong[target] = tools.links.change(target, tools.links.planned(target))
+
+    def healed(self, tools: Tools, target: str) -> Seen:
+        wrong = self._wrong.pop(target, [])
+        return Seen(not wrong, "; ".join(wrong) or "read back as planned")

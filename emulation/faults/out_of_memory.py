@@ -6,7 +6,7 @@ is made the killer's first choice (`oom_score_adj`), so it is the agent that die
 
 from __future__ import annotations
 
-from emulation.faults.base import FaultBase, FaultProblem, Seen, Tools, find
+from emulation.faults.base import FaultBase, FaultProblem, Seen, Tools, find, runs_again
 
 
 class OutOfMemory(FaultBase):
@@ -34,3 +34,6 @@ class OutOfMemory(FaultBase):
         tools.machines.release_memory(container)
         if not container.running:
             tools.machines.start(container)
+
+    def healed(self, tools: Tools, target: str) -> Seen:
+        return runs_again(tools, target)

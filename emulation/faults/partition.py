@@ -23,6 +23,13 @@ class Partition(FaultBase):
     def heal(self, tools: Tools, target: str) -> None:
         tools.links.mend(target)
 
+    def healed(self, tools: Tools, target: str) -> Seen:
+        """Of a device that has died meanwhile there is no link to look at; its next boot gets a whole one."""
+        if target not in tools.links.in_force:
+            return Seen(True, "the device is away")
+        deaf = [way for way in DIRECTIONS if not tools.links.passes(target, way)]
+        return Seen(not deaf, f"nothing passes {' and '.join(deaf)}" if deaf else "both ways pass")
+
 
 def ways_of(tools: Tools) -> tuple[Direction, ...]:
     if tools.params.direction == "both":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emulation.faults.base import FaultBase, Seen, Tools, find
+from emulation.faults.base import FaultBase, Seen, Tools, find, runs_again
 
 
 class Pause(FaultBase):
@@ -21,3 +21,6 @@ class Pause(FaultBase):
         container = find(tools, target)
         if container.status == "paused":
             tools.machines.unpause(container)
+
+    def healed(self, tools: Tools, target: str) -> Seen:
+        return runs_again(tools, target)

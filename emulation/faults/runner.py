@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+from msgspec import to_builtins
 
 from emulation.docker_host import DockerProblem
 from emulation.faults.base import Behaviours, Fault, FaultProblem, Links, Machines, Seen, Tools
@@ -60,6 +61,7 @@ class FaultRunner:
         self._active: dict[str, _Active] = {}
         self._end_self, self._mono = end_self, mono
         self._numbers: dict[str, int] = {}
+        self.on_seen: Callable[[str, bool, str], None] = lambda fault, ok, detail: None
 
     @property
     def in_force(self) -> list[FaultPlan]:
@@ -91,8 +93,8 @@ class FaultRunner:
         if refused:
             self._not_taken(fault, refused)
             return
-        fields: dict[str, Any] = {"fault": fault.id, "fault_kind": fault.kind, "targets": list(fault.targets)}
-        self._numbers[fault.id] = self._undo.begin("fault", fields)
+        # The whole plan of it: a fault by hand is in no plan that a later hostd could look into.
+        self._numbers[fault.id] = self._undo.begin("fault", {"fault": fault.id, "plan": to_builtins(fault)})
         active = self._active[fault.id] = _Active(fault, began)
         for target in fault.targets:
             try:
@@ -155,12 +157,14 @@ class FaultRunner:
             self._not_taken(fault, detail)
             return
         self._history.append("fault_verified", fault=fault.id, ok=True, detail=detail[:500])
+        self.on_seen(fault.id, True, detail[:500])
         if self._registry[fault.kind].one_shot:
             self._settle(fault, active.since_s, final=False, left_stopped=False)
 
     def _not_taken(self, fault: FaultPlan, detail: str) -> None:
         self._history.append("fault_verified", fault=fault.id, ok=False, detail=detail[:500])
         self._history.append("lapse", what="fault_not_taken", node=fault.targets[0], detail=detail[:500])
+        self.on_seen(fault.id, False, detail[:500])
 
     # --- heal -----------------------------------------------------------------------------------------------
 
@@ -179,6 +183,8 @@ class FaultRunner:
             try:
                 if target != HOSTD:
                     kind.heal(self._tools(fault), target)
+                    seen = kind.healed(self._tools(fault), target)
+                    problems += [] if seen.ok else [f"{target}: the heal did not take: {seen.detail}"]
             except TROUBLE as error:
                 problems.append(f"{target}: {error}")
         self._settle(fault, began, final=action.final, left_stopped=left_stopped, keep_undo=bool(problems))

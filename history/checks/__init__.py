@@ -2,9 +2,13 @@
 
 from history.checks import (
     emulation_held,
+    faults_healed,
     faults_met_tasks,
     history_whole,
+    nobody_starved,
+    nothing_leaked,
     progress_after_heal,
+    staleness_bounded,
     updates_conserved,
     versions_gapless,
 )
@@ -15,10 +19,14 @@ __all__ = [
     "Answer",
     "CheckResult",
     "emulation_held",
+    "faults_healed",
     "faults_met_tasks",
     "history_whole",
+    "nobody_starved",
+    "nothing_leaked",
     "progress_after_heal",
     "run_checks",
+    "staleness_bounded",
     "updates_conserved",
     "versions_gapless",
 ]

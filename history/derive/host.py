@@ -50,6 +50,14 @@ def down(record: Record, event: Event) -> None:
     record.down_reason = text(event, "reason")
 
 
+@HANDLERS.on("healed_all", "cleaned")
+def cleaned(record: Record, event: Event) -> None:
+    """What the producer found left over when it had taken everything away."""
+    if "left" in event.fields:
+        record.cleaned_by.add(event.node)
+        record.left_behind += strings(event, "left")
+
+
 # --- devices ------------------------------------------------------------------------------------------------
 
 
@@ -141,7 +149,10 @@ def _fault(record: Record, event: Event) -> FaultRecord:
 
 @HANDLERS.on("fault_armed")
 def fault_armed(record: Record, event: Event) -> None:
-    _fault(record, event).armed_at = event.mono_s
+    fault = _fault(record, event)
+    fault.armed_at = event.mono_s
+    if not fault.planned:  # by hand
+        fault.trigger, fault.heal_after_s = text(event, "trigger"), number(event, "heal_after_s")
 
 
 @HANDLERS.on("fault_applied")

@@ -104,3 +104,15 @@ ensure_daemon() {
     fi
     say "Docker Engine $(docker version --format '{{.Server.Version}}')"
 }
+
+# A container gets no congestion control that the host's list does not allow, and runs pin cubic by default. Where the
+# kernel's own default is another one (bbr), cubic may be missing there; root adds it.
+allow_cubic() {
+    local list=/proc/sys/net/ipv4/tcp_allowed_congestion_control
+    local known=/proc/sys/net/ipv4/tcp_available_congestion_control
+    [[ -w $list && -r $known ]] || return 0
+    if ! grep -qw cubic "$list" && grep -qw cubic "$known"; then
+        printf '%s cubic' "$(cat "$list")" 2>/dev/null >"$list" || return 0
+        say "containers may use TCP's cubic now (net.ipv4.tcp_allowed_congestion_control)"
+    fi
+}

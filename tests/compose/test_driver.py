@@ -65,6 +65,9 @@ class FakeRuntime:
     def stop(self) -> None:
         self.stopped += 1
 
+    def left(self) -> list[str]:
+        return []
+
 
 class Silent:
     def __init__(self) -> None:
@@ -153,7 +156,8 @@ def test_whatever_stops_it_is_torn_down_and_recorded(tmp_path: Path, failure: Ex
         driver.run()
     assert runtime.stopped == 1
     lines = (tmp_path / "nodes/runner/history.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["event"] in ("down", "interrupted")
+    assert json.loads(lines[-2])["event"] in ("down", "interrupted")
+    assert json.loads(lines[-1])["fields"] == {"left": []}
 
 
 def test_what_a_device_writes_about_the_run_is_not_believed(tmp_path: Path) -> None:

@@ -89,8 +89,13 @@ class FakeMachines:
 @dataclass
 class FakeLinks:
     broken: bool = False
+    mends: bool = True
     links: dict[str, Link] = field(default_factory=lambda: {"a": LINK, "b": LINK})
     cuts: dict[str, tuple[Direction, ...]] = field(default_factory=dict)
+
+    @property
+    def in_force(self) -> list[str]:
+        return list(self.links)
 
     def planned(self, device: str) -> Link:
         return LINK
@@ -109,7 +114,8 @@ class FakeLinks:
             self.cuts[device] = ways
 
     def mend(self, device: str) -> None:
-        self.cuts.pop(device, None)
+        if self.mends:
+            self.cuts.pop(device, None)
 
     def passes(self, device: str, way: Direction) -> bool:
         return way not in self.cuts.get(device, ())
@@ -206,6 +212,7 @@ CASES = [
     fault("cpu_slowdown", cpus_factor=0.5),
     fault("link_change", up=Shape(delay_s=0.5)),
     fault("link_change", links={"a": Link(name="3g", up=Shape(delay_s=0.1), down=Shape())}),
+    fault("packet_corruption", up=Shape(corrupt=0.02)),
     fault("partition"),
     fault("partition", direction="up"),
     fault("flap"),
@@ -369,3 +376,18 @@ def test_a_device_that_vanishes_during_a_fault_marks_the_run_and_stops_nothing(t
     bench.runner.heal(Heal(slow))
     assert "no container" in bench.last("lapse")["detail"]
     assert bench.machines.nodes["b"].status == "running"
+
+
+@pytest.mark.parametrize(
+    "kind", ["kill", "stop", "pause", "cpu_slowdown", "partition", "link_change", "out_of_memory"]
+)
+def test_a_heal_that_does_nothing_is_a_lapse_and_stays_in_the_undo_file(tmp_path: Path, kind: str) -> None:
+    bench = make_bench(tmp_path)
+    plan = fault(kind, up=Shape(delay_s=0.5)) if kind == "link_change" else fault(kind)
+    bench.runner.apply(Apply(plan, 0.0))
+    assert bench.last("fault_verified")["ok"]
+    bench.machines.broken = bench.links.broken = True
+    bench.links.mends = False
+    bench.runner.heal(Heal(plan))
+    assert bench.last("lapse")["what"] == "heal_failed"
+    assert [entry["fault"] for entry in bench.undo.open_entries.values()] == [plan.id]

@@ -556,9 +556,10 @@ def finish(script: Script, at: float, reason: str = "target") -> float:
         )
         script.coordinator(at + 0.4, "agent_offline", agent=device.name, boot=boot)
         script.hostd(at + 0.5, "container_died", node=device.name, boot=boot, exit_code=0)
-    script.hostd(at + 1.0, "healed_all", reason="finished")
+    script.hostd(at + 1.0, "healed_all", reason="finished", left=[])
     script.say(at + 1.5, "runner", "phase", name="start", wall_s=3.9)
     script.say(at + 2.0, "runner", "down", reason="finished")
+    script.say(at + 3.0, "runner", "cleaned", left=[])
     return at + 2.0
 
 

@@ -317,6 +317,34 @@ def end_in_good_order(script: run.Script) -> None:
     run.finish(script, max(line.at for line in script.lines) + 0.1)
 
 
+def stands_still_after_the_heal(script: run.Script) -> None:
+    """A scheduler that never wakes up again: everything after the heal comes far too late."""
+    healed = next(line.at for line in script.lines if line.event == "fault_healed")
+    for line in script.lines:
+        if line.at > healed:
+            line.at += 500.0
+
+
+def never_merged(script: run.Script) -> None:
+    """A schedule that asks a device again and again and drops whatever it gives."""
+    for line in script.lines:
+        if line.event == "version_committed":
+            line.fields["updates"] = [u for u in line.fields["updates"] if u["agent"] != "pi4-5"]
+
+
+def never_asked(script: run.Script) -> None:
+    never_merged(script)
+    script.lines = [
+        x for x in script.lines if not (x.event == "task_opened" and x.fields["agent"] == "pi4-5")
+    ]
+
+
+def heal_that_does_nothing(script: run.Script) -> None:
+    healed = next(line.at for line in script.lines if line.event == "fault_healed")
+    detail = "zero-2: the heal did not take: exited"
+    script.hostd(healed + 0.01, "lapse", what="heal_failed", node="zero-2", detail=detail)
+
+
 MUTANTS: list[tuple[str, str, Mutation]] = [
     ("updates_conserved", "fail", double_merge),
     ("updates_conserved", "fail", discard_without_reason),
@@ -339,6 +367,19 @@ MUTANTS: list[tuple[str, str, Mutation]] = [
     ("faults_met_tasks", "unknown", without("fault_verified")),
     ("faults_met_tasks", "unknown", fault_on_idle_device),
     ("progress_after_heal", "fail", end_after_fault),
+    ("progress_after_heal", "fail", stands_still_after_the_heal),
+    ("staleness_bounded", "fail", change("task_opened", {"task": TASK}, version=0)),
+    ("staleness_bounded", "fail", change("task_opened", {"task": TASK}, version=9)),
+    ("staleness_bounded", "unknown", without("task_opened", task=TASK)),
+    ("staleness_bounded", "unknown", without("version_committed")),
+    ("nobody_starved", "fail", never_merged),
+    ("nobody_starved", "unknown", never_asked),
+    ("faults_healed", "fail", without("fault_healed")),
+    ("faults_healed", "fail", heal_that_does_nothing),
+    ("nothing_leaked", "fail", change("cleaned", {}, left=["network edgerig-x-data"])),
+    ("nothing_leaked", "fail", change("healed_all", {}, left=["pi4-1: a tbf where none was asked"])),
+    ("nothing_leaked", "unknown", without("cleaned")),
+    ("nothing_leaked", "unknown", without("healed_all")),
     ("progress_after_heal", "unknown", end_in_good_order),
     ("progress_after_heal", "unknown", without("fault_healed")),
     ("progress_after_heal", "unknown", without("fault_applied")),

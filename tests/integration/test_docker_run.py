@@ -110,15 +110,15 @@ def test_a_signal_tears_down_cleanly(long: Any, number: signal.Signals) -> None:
     assert (root / "report.html").exists()
 
 
-def test_sweep_removes_what_a_killed_runner_left(long: Any) -> None:
+def test_a_killed_runners_host_is_cleared_and_sweep_takes_its_credentials(long: Any) -> None:
+    """The lease has lapsed: hostd removes everything, itself last. Credentials are files of the user's."""
     root = long.in_round()
     long.send(signal.SIGKILL)
     long.wait(30)
-    assert left_behind(root.name)
+    until(lambda: not left_behind(root.name), timeout_s=30, what="hostd to clear the host")
     assert (root / "private").exists()
     done = edgerig("sweep", "--runs", root.parent)
     assert done.returncode == 0, done.stderr
-    assert left_behind(root.name) == []
     assert not (root / "private").exists()
 
 

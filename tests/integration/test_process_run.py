@@ -86,6 +86,18 @@ def processes_of(root: Path) -> list[str]:
     return found
 
 
+def by_hand(root: Path) -> None:
+    """A fault by hand takes and is recorded; what this runtime cannot do is refused by name."""
+    done = edgerig("fault", root, "pause", "pi-2", "--heal-after", "1s")
+    assert done.returncode == 0, done.stdout + done.stderr
+    until(lambda: events(root, "fault_healed"), timeout_s=20, what="the pause to be healed")
+    assert [event["kind"] for event in events(root, "fault_applied")] == ["pause"]
+    for words in (("link", root, "pi-1", "--up", "200kbit/s"), ("fault", root, "kill", "hostd")):
+        refused = edgerig(*words)
+        assert refused.returncode == 1, refused.stdout + refused.stderr
+        assert "cannot do link_change" in refused.stdout or "no process hostd" in refused.stdout
+
+
 def test_a_killed_runner_takes_its_processes_with_it(tmp_path: Path) -> None:
     file = tmp_path / "long.yaml"
     file.write_text(LONG)
@@ -96,6 +108,7 @@ def test_a_killed_runner_takes_its_processes_with_it(tmp_path: Path) -> None:
         )
         root = (runs / "latest").resolve()
         assert len(processes_of(root)) >= 5  # broker, coordinator, three agents
+        by_hand(root)
         running.send(signal.SIGKILL)
         running.wait(10)
     until(lambda: not processes_of(root), timeout_s=20, what="the run's processes to end")

@@ -224,6 +224,7 @@ def test_what_fits_together_is_let_through() -> None:
     ("fault", "path", "says"),
     [
         ("when: version 11, kill: pi4-1", "faults[0].when", "ends after round 10"),
+        ("at: 2 h, kill: pi4-1", "faults[0].at", "the run is over after"),
         ("when: 71 updates merged, kill: pi4-1", "faults[0].when", "at most 70 updates"),
         ("when: 100 % of bytes sent, kill: pi4-1", "faults[0].when", "not a share"),
         ("when: 40 % of bytes sent, kill: broker", "faults[0].when", "sends no update"),

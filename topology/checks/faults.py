@@ -11,8 +11,10 @@ from topology.faults import contradictions
 from topology.schema import Topology
 from topology.schema.faults import FAULTS, GENERATORS, Aim, Fault, FaultSpec, members
 from topology.schema.faults.link import LinkChange
+from topology.schema.policy import DEADLINE_CEILING_S
 
-FAULTS_MAX = 5_000  # of a plan, those that were drawn included
+# As the coordinator extends a round at most thrice, and evaluates and publishes beside it.
+EXTENSIONS, ROUND_SLACK_S = 4, 30.0
 
 
 def is_whole(fault: Fault) -> bool:
@@ -89,15 +91,34 @@ def _aimed(spec: Aim, topology: Topology, path: Path) -> Iterator[Problem]:
 @check("faults", "training", "devices", "policy")
 def faults_come_in_time(topology: Topology) -> Iterator[Problem]:
     rounds = topology.training.rounds
-    updates = rounds * min(topology.policy.cohort or len(topology.device_names), len(topology.device_names))
+    updates = _updates_max(topology)
+    longest_s = rounds * (EXTENSIONS * _deadline_s(topology) + ROUND_SLACK_S)
     for index, fault in enumerate(topology.faults):
         path, when = ("faults", index, "when"), fault.when
+        if fault.at is not None and fault.at > longest_s:
+            text = f"the run is over after {longest_s:.0f} s, if every round takes as long as it may"
+            yield Problem(("faults", index, "at"), text, "an earlier time, or more rounds")
         if when is None:
             continue
         if max(when.round or 0, when.version or 0) > rounds:
             yield Problem(path, f"the run ends after round {rounds}", f"from 1 to {rounds}")
-        elif when.updates_merged is not None and when.updates_merged > updates:
+        elif when.updates_merged is not None and updates is not None and when.updates_merged > updates:
             yield Problem(path, f"the run merges at most {updates} updates", f"from 1 to {updates}")
+
+
+def _deadline_s(topology: Topology) -> float:
+    given, ceiling = topology.policy.deadline, topology.policy.deadline_ceiling
+    return given if isinstance(given, float) else ceiling or DEADLINE_CEILING_S
+
+
+def _updates_max(topology: Topology) -> int | None:
+    """How many updates the run can merge; None where a version may have more than the file says."""
+    policy, devices = topology.policy, len(topology.device_names)
+    if policy.kind == "asynchronous":
+        return topology.training.rounds
+    if policy.kind == "buffered":
+        return topology.training.rounds * min(policy.buffer or 10, devices)
+    return None if policy.carry_over else topology.training.rounds * min(policy.cohort or devices, devices)
 
 
 @check("faults", "devices")

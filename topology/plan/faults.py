@@ -20,6 +20,7 @@ HOLDS: dict[str, str] = {
     "out_of_memory": "life",
     "cpu_slowdown": "cpu",
     "link_change": "link",
+    "packet_corruption": "link",
     "partition": "cut",
     "flap": "cut",
 }

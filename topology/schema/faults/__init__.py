@@ -21,7 +21,7 @@ from topology.schema.faults.behaviour import (
 )
 from topology.schema.faults.generated import Churn, Random
 from topology.schema.faults.life import CpuSlowdown, Kill, OutOfMemory, Pause, Restart, Stop
-from topology.schema.faults.link import Flap, LinkChange, Partition
+from topology.schema.faults.link import Flap, LinkChange, PacketCorruption, Partition
 from topology.schema.faults.targets import SERVICES, Aim, FaultSpec, Member, members
 from topology.schema.faults.triggers import TRIGGER_STATES, WhenField, parse_when
 
@@ -33,6 +33,7 @@ FAULTS: dict[str, type[FaultSpec]] = {
     "out_of_memory": OutOfMemory,
     "cpu_slowdown": CpuSlowdown,
     "link_change": LinkChange,
+    "packet_corruption": PacketCorruption,
     "partition": Partition,
     "flap": Flap,
     "disk_full": DiskFull,

@@ -13,7 +13,9 @@ from history.record import Record
 def updates_conserved(record: Record) -> Answer:
     problems = [f"{task} was merged more than once" for task in accounts.duplicated(record)]
     problems += _unkept(record)
-    lost = accounts.lost(record)
+    found = accounts.lost(record)
+    waiting = [update for update in found or [] if _waits(record, update[0])]
+    lost = None if found is None else [update for update in found if update not in waiting]
     problems += [
         f"{task} ({sha[:12]}) was acked, then neither merged nor discarded" for task, sha in lost or []
     ]
@@ -25,7 +27,17 @@ def updates_conserved(record: Record) -> Answer:
     acked, merged = len(accounts.acked(record)), len(accounts.merged(record))
     if not acked:
         return Answer("unknown", "no update was acked")
-    return Answer("pass", f"{acked} acked: {merged} merged, {acked - merged} discarded with a reason")
+    kept = f", {len(waiting)} in the journal of a run that did not end" if waiting else ""
+    settled = acked - merged - len(waiting)
+    return Answer("pass", f"{acked} acked: {merged} merged, {settled} discarded with a reason{kept}")
+
+
+def _waits(record: Record, name: str) -> bool:
+    """An update of a round that was open when the run was interrupted: journalled, and neither lost nor settled yet."""
+    task = record.tasks.get(name)
+    if record.run_finished_at is not None or task is None:
+        return False
+    return task.journalled_at is not None and task.closed_at is None
 
 
 def _unkept(record: Record) -> list[str]:

@@ -18,7 +18,6 @@ from history import accounts, emulation, layers
 from history.checks import CHECKS, CheckResult, run_checks
 from history.checks.nobody_starved import jain, shares
 from history.checks.progress_after_heal import recoveries
-from history.checks.staleness_bounded import ages
 from history.record import Record
 from topology.plan import Expectation
 
@@ -189,12 +188,6 @@ def recovery_s(record: Record) -> float | None:
     """Longest of all faults; None while one of them was followed by no version."""
     waits = list(recoveries(record).values())
     return max((w for w in waits if w is not None), default=None) if None not in waits else None
-
-
-@metric
-def staleness_max(record: Record) -> float | None:
-    found = ages(record)
-    return float(max(age for _, age in found)) if found else None
 
 
 @metric

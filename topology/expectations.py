@@ -52,7 +52,6 @@ METRICS: dict[str, Metric] = {
     "lapses": Metric("limits that were not held"),
     "faults_applied": Metric("faults that were applied and verified"),
     "recovery_s": Metric("longest time from the end of a fault to the next version, in seconds"),
-    "staleness_max": Metric("most versions that a merged update was behind"),
     "fairness": Metric("Jain's index of the devices' merged updates, 0 to 1", 1.0),
 }
 # Judged by history.checks, under the same names: `pass` is the one thing that may be expected of them, and a check

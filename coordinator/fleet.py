@@ -12,7 +12,7 @@ from collections import Counter
 from statistics import median
 
 from coordinator.config import SLOW_TIMES, SLOW_VERSIONS_MAX, UNSETTLED_PER_AGENT_MAX, VERSIONS_LIVE_MAX
-from coordinator.policies import AgentView
+from coordinator.policies import AgentView, Fleet
 from coordinator.state import Agent, TaskState
 from coordinator.turn import Turn
 
@@ -53,9 +53,26 @@ def _slow(turn: Turn) -> set[str]:
 
 def views(turn: Turn, agents: list[Agent]) -> list[AgentView]:
     made = turn.state.tasks_made
-    return [
-        AgentView(
-            name=agent.name, timings=agent.timings, passed_over=made - agent.last_task, merged=agent.merged
-        )
-        for agent in agents
-    ]
+    return [_view(agent, made) for agent in agents]
+
+
+def _view(agent: Agent, tasks_made: int) -> AgentView:
+    power = agent.power
+    return AgentView(
+        name=agent.name,
+        timings=agent.timings,
+        passed_over=tasks_made - agent.last_task,
+        merged=agent.merged,
+        charge=power.charge if power is not None else 1.0,
+        plugged=power.plugged if power is not None else True,
+        delivered=agent.delivered,
+        lost=agent.lost,
+        utility=agent.utility,
+        used_round=agent.used_round,
+    )
+
+
+def known(turn: Turn) -> Fleet:
+    """Of the run as a whole."""
+    state = turn.state
+    return Fleet(len(state.agents), state.rounds_done + 1, tuple(state.gains))

@@ -7,6 +7,7 @@ that are not closed go on.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ from coordinator.core import fresh_state
 from coordinator.journal import Journal, JournalError, as_vector, sha256_of
 from coordinator.merges import EMPTY, FEDAVG, MergeSpec, State, state_sha256, unpack_state
 from coordinator.policies import Timings
-from coordinator.state import FINAL, UNDER_WAY, CoordinatorState, Round, RunPhase, Task, TaskState
+from coordinator.policies.selection import statistical_utility
+from coordinator.state import FINAL, LOST, UNDER_WAY, CoordinatorState, Round, RunPhase, Task, TaskState
 from wire.codecs import model as versions
 from wire.codecs.arrays import Float32
 from wire.codecs.model import Patterns
@@ -182,12 +184,37 @@ def _restore_agents(journal: Journal, state: CoordinatorState) -> None:
     for name, count in merged:
         if name in state.agents:
             state.agents[name].merged = count
+    _restore_selection(journal, state)
     for name, value in journal.memos("timings/").items():
         if name in state.agents:
             state.agents[name].timings = msgspec.json.decode(value, type=Timings)
     for name, value in journal.memos("uplink/").items():
         if name in state.agents:
             state.agents[name].uplink = msgspec.json.decode(value, type=UplinkRate)
+
+
+def _restore_selection(journal: Journal, state: CoordinatorState) -> None:
+    """What was counted and reported: as `coordinator.tasks` keeps it while we live."""
+    for name, ended, count in journal.db.execute(
+        "SELECT agent, state, count(*) FROM tasks GROUP BY agent, state"
+    ):
+        if name in state.agents and ended in LOST:
+            state.agents[name].lost += count
+    loss = "json_extract(u.report, '$.loss')"
+    # Of the newest update of each; SQLite takes the other columns from the row of the maximum.
+    last = f"SELECT u.agent, count(*), max(u.position), u.samples, {loss}, t.round"
+    rows = journal.db.execute(f"{last} FROM updates u JOIN tasks t ON t.task = u.task GROUP BY u.agent")
+    for name, count, _position, samples, value, round_ in rows.fetchall():
+        if name in state.agents:
+            agent = state.agents[name]
+            agent.delivered, agent.used_round = count, round_
+            agent.utility = statistical_utility(samples, value)
+    merged: dict[int, list[float]] = {version: [] for version in range(1, state.version + 1)}
+    for version, samples, value in journal.db.execute(
+        f"SELECT m.version, u.samples, {loss} FROM merges m JOIN updates u ON u.task = m.task"
+    ):
+        merged[version].append(statistical_utility(samples, value))
+    state.gains = [math.fsum(merged[version]) for version in sorted(merged)]
 
 
 def _open_round(journal: Journal) -> Round | None:

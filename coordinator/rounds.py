@@ -20,7 +20,7 @@ S = TaskState
 def open_round(turn: Turn, free: list[Agent]) -> None:
     state, policy = turn.state, turn.policy
     number = state.rounds_done + 1
-    cohort = policy.choose(fleet.views(turn, free), len(state.agents), turn.rng("select", number))
+    cohort = policy.choose(fleet.views(turn, free), fleet.known(turn), turn.rng("select", number))
     target, quorum = policy.size(len(cohort))
     deadline_s = policy.round_deadline_s([state.agents[name].timings for name in cohort])
     round_ = Round(
@@ -164,7 +164,7 @@ def end_stale(turn: Turn) -> None:
 def _replace(turn: Turn, round_: Round, count: int) -> None:
     seen = fleet.views(turn, spare_agents(turn, round_))
     rng = turn.rng("replace", round_.number, len(round_.tasks))
-    drawn = turn.policy.refill(seen, count, len(turn.state.agents), rng)
+    drawn = turn.policy.refill(seen, count, fleet.known(turn), rng)
     assert drawn, "the policy asked for replacements where there are none"
     fresh = [name for name in drawn if name not in round_.cohort]
     if fresh:

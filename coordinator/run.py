@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from coordinator import actions as a
 from coordinator import events as e
 from coordinator import fleet, rounds, tasks, versions, waiting
@@ -119,6 +121,7 @@ def committed(turn: Turn, event: e.VersionCommitted) -> None:
         updates=[versions.describe_merged(turn, task) for task in kept],
     )
     state.version, state.version_sha256 = event.version, event.sha256
+    state.gains.append(math.fsum(tasks.utility_of(task) for task in kept))
     versions.publish(turn, round_.number)
     for task in taken:
         if task.id in refused:

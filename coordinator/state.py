@@ -74,6 +74,7 @@ class TaskState(StrEnum):
 
 S = TaskState
 ENDED_WITHOUT_UPDATE = frozenset({S.FAILED, S.TIMED_OUT, S.CANCELLED, S.DROPPED})
+LOST = frozenset({S.FAILED, S.TIMED_OUT, S.DROPPED})  # cancelled is no fault of the device
 OUTCOME_STATES: dict[TaskState, OutcomeKind] = {
     S.MERGED: "merged",
     S.LATE: "late",
@@ -177,6 +178,10 @@ class Agent:
     task: str = ""  # the one it works for us on; empty when it is free
     last_task: int = 0  # the number of its last task among all; for fairness
     merged: int = 0  # updates of it that a version has
+    delivered: int = 0  # updates of it that the journal has
+    lost: int = 0  # its tasks in one of LOST
+    utility: float | None = None  # of the last update that the journal has; for selection
+    used_round: int = 0  # the round of that update
     timings: Timings = field(default_factory=Timings)
     power: Power | None = None  # as it last said; None on mains
     uplink: UplinkRate | None = None  # as `compression: auto` measured it
@@ -231,6 +236,7 @@ class CoordinatorState:
     grants: dict[str, int] = field(default_factory=dict)  # task -> bytes there is room for
     granted_bytes: int = 0  # their sum
     tasks_made: int = 0
+    gains: list[float] = field(default_factory=list)  # summed utility of every version's updates, from 1
     positions_made: int = 0
     accuracy: float | None = None
     evaluated_version: int = -1

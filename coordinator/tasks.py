@@ -6,7 +6,8 @@ import msgspec
 
 from coordinator import actions as a
 from coordinator.policies import Timings
-from coordinator.state import FINAL, OUTCOME_STATES, Agent, Round, Task, TaskState
+from coordinator.policies.selection import statistical_utility
+from coordinator.state import FINAL, LOST, OUTCOME_STATES, Agent, Round, Task, TaskState
 from coordinator.turn import Turn, derive_seed
 from coordinator.uplink import give_uplink
 from wire import messages as m
@@ -173,6 +174,17 @@ def merged(turn: Turn, task: Task, version: int) -> None:
     turn.send(task.agent, outcome_of(task))
 
 
+def delivered(turn: Turn, task: Task) -> None:
+    """The journal has its update: what selection goes by from now, as `coordinator.recovery` finds it."""
+    agent = turn.state.agents[task.agent]
+    agent.delivered += 1
+    agent.utility, agent.used_round = utility_of(task), task.round
+
+
+def utility_of(task: Task) -> float:
+    return statistical_utility(task.samples, task.report.loss if task.report is not None else None)
+
+
 def outcome_of(task: Task) -> m.Outcome:
     """Of a task in an outcome state. Without an ack there is no sha256 to settle."""
     return m.Outcome(
@@ -190,6 +202,7 @@ def _end(turn: Turn, task: Task, to: TaskState, reason: str) -> None:
     task.report = None
     turn.state.unended.pop(task.id, None)
     agent = turn.state.agents[task.agent]
+    agent.lost += to in LOST
     if to is S.TIMED_OUT and turn.now >= task.deadline:
         learn_timings(turn, agent, agent.timings.timed_out())
     if agent.task == task.id:

@@ -214,6 +214,7 @@ def journalled(turn: Turn, event: e.UpdateJournalled) -> None:
     agent = turn.state.agents[task.agent]
     if agent.task == task.id:
         agent.task = ""
+    tasks.delivered(turn, task)
     turn.record("update_journalled", task=task.id, agent=task.agent, sha256=task.sha256)
     turn.send(task.agent, m.Ack(task=task.id, sha256=task.sha256))
     turn.record("update_acked", task=task.id, agent=task.agent, sha256=task.sha256)

@@ -14,6 +14,7 @@ from topology.link_tables import with_tables
 from topology.schema import LinkSpec, Topology
 from topology.schema.compression import PRESETS
 from topology.schema.faults import FAULTS
+from topology.schema.policy import SELECTION_KEYS
 
 SCHEMA_PATH = "topology/schema.json"
 LINKS_PAGE = "docs/links.md"
@@ -52,10 +53,12 @@ def json_schema() -> dict[str, Any]:
 
 
 def _name_chains(schema: dict[str, Any], definitions: dict[str, Any]) -> None:
-    """`compression: stc`, `uplink: auto`, `error_feedback: off`, `sparsify: none`."""
+    """`compression: stc`, `uplink: auto`, `error_feedback: off`, `sparsify: none`, `selection: oort`."""
     uplink = definitions["Uplink"]["properties"]
     uplink["sparsify"]["anyOf"].insert(0, {"const": "none"})
     uplink["error_feedback"] = _or_one_of(("off", "plain", "dgc"), uplink["error_feedback"])
+    policy = definitions["Policy"]["properties"]
+    policy["selection"] = _or_one_of(SELECTION_KEYS, policy["selection"])
     compression = definitions["Compression"]["properties"]
     compression["uplink"] = _or_one_of(PRESETS, compression["uplink"])
     schema["properties"]["compression"] = _or_one_of(PRESETS, schema["properties"]["compression"])

@@ -8,7 +8,7 @@ from coordinator.policies.asynchronous import Asynchronous
 from coordinator.policies.base import Close, Decision, Extend, Fail, Policy, Replace, RoundView, Size, Wait
 from coordinator.policies.buffered import Buffered
 from coordinator.policies.deadlines import Timings
-from coordinator.policies.selection import AgentView
+from coordinator.policies.selection import AgentView, Fleet
 from coordinator.policies.synchronous import Synchronous
 from coordinator.policies.tiered import Tiered
 from topology.plan import PolicyPlan
@@ -27,6 +27,7 @@ __all__ = [
     "Decision",
     "Extend",
     "Fail",
+    "Fleet",
     "Policy",
     "Replace",
     "RoundView",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from topology.chains import chain_of
@@ -11,7 +11,16 @@ from topology.checks.registry import Problem, check
 from topology.links import resolve_link
 from topology.names import PARAMETERS
 from topology.schema import Topology
-from topology.schema.policy import AUTO, DEADLINE_CEILING_S, DEADLINE_FLOOR_S, KEYS, STALENESS_KEYS
+from topology.schema.policy import (
+    AUTO,
+    DEADLINE_CEILING_S,
+    DEADLINE_FLOOR_S,
+    KEYS,
+    SELECTION_KEYS,
+    STALENESS_KEYS,
+    Selection,
+    Staleness,
+)
 
 
 @check("policy")
@@ -26,15 +35,31 @@ def keys_belong_to_the_kind(topology: Topology) -> Iterator[Problem]:
     for key in ("deadline_floor", "deadline_ceiling"):
         if getattr(policy, key) is not None and policy.deadline != AUTO:
             yield Problem(("policy", key), "the deadline is fixed", "deadline: auto, or leave this key out")
-    staleness = policy.staleness
-    for key in sorted(frozenset[str]().union(*STALENESS_KEYS.values()) - STALENESS_KEYS[staleness.kind]):
-        if getattr(staleness, key) is not None:
-            kinds = " or ".join(kind for kind, keys in STALENESS_KEYS.items() if key in keys)
+    yield from _keys_of(policy.staleness, "staleness", STALENESS_KEYS)
+    yield from _keys_of(policy.selection, "selection", SELECTION_KEYS)
+
+
+def _keys_of(
+    spec: Staleness | Selection, name: str, keys_of: Mapping[str, frozenset[str]]
+) -> Iterator[Problem]:
+    for key in sorted(frozenset[str]().union(*keys_of.values()) - keys_of.get(spec.kind, frozenset())):
+        if getattr(spec, key) is not None:
+            kinds = " or ".join(kind for kind, keys in keys_of.items() if key in keys)
             yield Problem(
-                ("policy", "staleness", key),
-                f"{staleness.kind} staleness has none",
-                f"it belongs to kind: {kinds}",
+                ("policy", name, key), f"{spec.kind} {name} has none", f"it belongs to kind: {kinds}"
             )
+
+
+@check("policy", "devices")
+def some_device_has_a_charge(topology: Topology) -> Iterator[Problem]:
+    if topology.policy.selection.charge_min is None:
+        return
+    if all(group.battery is None for group in topology.devices.values()):
+        yield Problem(
+            ("policy", "selection", "charge_min"),
+            "no device has a battery",
+            "a battery for a group of devices, or leave this key out",
+        )
 
 
 @check("policy")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from topology.plan import PolicyPlan, StalenessPlan
+from topology.plan import PolicyPlan, SelectionPlan, StalenessPlan
 from topology.schema import Policy, Topology
 from topology.schema.policy import AUTO, DEADLINE_CEILING_S, DEADLINE_FLOOR_S
 
@@ -22,7 +22,7 @@ def compile_policy(topology: Topology) -> PolicyPlan:
     return PolicyPlan(
         kind=given.kind,
         server_lr=given.server_lr,
-        selection=given.selection,
+        selection=_selection(given),
         deadline_s=(given.deadline_ceiling or DEADLINE_CEILING_S) if auto else float(given.deadline),
         deadline_auto=auto,
         deadline_floor_s=given.deadline_floor or DEADLINE_FLOOR_S,
@@ -59,4 +59,17 @@ def _staleness(given: Policy) -> StalenessPlan:
         exponent=spec.exponent if spec.exponent is not None else default.exponent,
         a=spec.a if spec.a is not None else default.a,
         b=spec.b if spec.b is not None else default.b,
+    )
+
+
+def _selection(given: Policy) -> SelectionPlan:
+    default = SelectionPlan()
+    spec = given.selection
+    return SelectionPlan(
+        kind=spec.kind,
+        min_share=spec.min_share,
+        charge_min=spec.charge_min if spec.charge_min is not None else default.charge_min,
+        exploration=spec.exploration if spec.exploration is not None else default.exploration,
+        penalty=spec.penalty if spec.penalty is not None else default.penalty,
+        window=spec.window if spec.window is not None else default.window,
     )

@@ -36,7 +36,7 @@ from topology.plan.learning import (
     TrainingPlan,
 )
 from topology.plan.merge import MergePlan
-from topology.plan.policy import PolicyKind, PolicyPlan, StalenessPlan
+from topology.plan.policy import PolicyKind, PolicyPlan, SelectionPlan, StalenessPlan
 from topology.plan.run import PLAN_SCHEMA, Expectation, Plan, Runtime, dump_plan, load_plan
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "RandomWalk",
     "Runtime",
     "SchedulePlan",
+    "SelectionPlan",
     "Shape",
     "Sine",
     "StalenessPlan",

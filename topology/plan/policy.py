@@ -18,12 +18,23 @@ class StalenessPlan(Struct, frozen=True, kw_only=True):
     b: float = 4.0
 
 
+class SelectionPlan(Struct, frozen=True, kw_only=True):
+    """Who is given a task next; see `coordinator.policies.selection` for the rules."""
+
+    kind: str = "random"  # or a plug-in's
+    min_share: float = 0.5  # of an equal share of the tasks; 0: no floor
+    charge_min: float = 0.2  # availability
+    exploration: float = 0.9  # oort: ε of the first round
+    penalty: float = 2.0  # oort: α
+    window: int = 20  # oort: versions between two looks of the pacer
+
+
 class PolicyPlan(Struct, frozen=True, kw_only=True):
     """One schedule. Fields that another kind reads are at their defaults and mean nothing."""
 
     kind: PolicyKind = "synchronous"
     server_lr: float = 1.0
-    selection: str = "random"
+    selection: SelectionPlan = field(default_factory=SelectionPlan)
     # With `deadline_auto` the ceiling of what each device is given, or else what everybody is given.
     deadline_s: float = 60.0
     deadline_auto: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from topology import units
 from topology.fields import Fraction, Strict, Wait, problem
@@ -23,6 +23,13 @@ KEYS: dict[str, frozenset[str]] = {
     "buffered": frozenset({"concurrency", "buffer"}),
     "asynchronous": frozenset({"concurrency", "mixing"}),
     "tiered": frozenset({"cohort", "quorum", "tiers"}),
+}
+SELECTION_KEYS: dict[str, frozenset[str]] = {
+    "random": frozenset(),
+    "round_robin": frozenset(),
+    "availability": frozenset({"charge_min"}),
+    "bandwidth": frozenset(),
+    "oort": frozenset({"exploration", "penalty", "window"}),
 }
 STALENESS_KEYS: dict[str, frozenset[str]] = {
     "constant": frozenset(),
@@ -77,6 +84,32 @@ SelectionName = Annotated[
 ]
 
 
+class Selection(Strict):
+    """Who is given a task next, among the devices that are free. A name alone is its `kind`."""
+
+    kind: SelectionName = "random"
+    min_share: Annotated[
+        float, Field(ge=0, le=1, description="No device gets less than this of an equal share of the tasks.")
+    ] = 0.5
+    charge_min: Annotated[
+        Fraction | None,
+        Field(description="availability: below it, and unplugged, only if others are not enough; 0.2."),
+    ] = None
+    exploration: Annotated[
+        float | None, Field(ge=0, le=1, description="oort: share of new devices, at first; 0.9 by default.")
+    ] = None
+    penalty: Annotated[
+        float | None, Field(ge=0, le=10, description="oort: exponent against slow devices; 2 by default.")
+    ] = None
+    window: Annotated[
+        int | None, Field(ge=1, le=1000, description="oort: versions that the pacer compares; 20.")
+    ] = None
+
+
+def _name_alone(value: object) -> object:
+    return {"kind": value} if isinstance(value, str) else value
+
+
 class Policy(Strict):
     """A schedule: synchronous rounds (a cohort, a deadline, a quorum), buffered (a version for every `buffer`
     updates, whoever they are from), asynchronous (a version for every update), or tiered (rounds within
@@ -113,6 +146,9 @@ class Policy(Strict):
         float | None, Field(gt=0, le=1, description="Share of an update that is not stale: α; 0.6.")
     ] = None
     tiers: Annotated[int | None, Field(ge=2, le=16, description="Classes of speed; 3 by default.")] = None
+    selection: Annotated[
+        Selection, BeforeValidator(_name_alone), Field(description="Who is given a task next.")
+    ] = Selection()
     deadline: Annotated[
         Deadline, Field(description="Of a round, or of a task where versions do not wait for it.")
     ] = 60.0
@@ -122,9 +158,6 @@ class Policy(Strict):
     deadline_ceiling: Annotated[
         Wait | None, Field(ge=1, description="With deadline: auto, never more than this; 2 min by default.")
     ] = None
-    selection: Annotated[SelectionName, Field(description="Who is given a task next; or a plug-in's.")] = (
-        "random"
-    )
     staleness: Annotated[Staleness, Field(description="How updates of older versions count.")] = Staleness()
     max_staleness: Annotated[
         int | None,

@@ -8,7 +8,7 @@ EDGERIG := .venv/bin/edgerig
 QUICKSTART := topology/examples/quickstart.yaml
 SEED_OPTION := $(if $(SEED),--seed $(SEED))
 # All rings of tests, real containers included; twice what they take on two cores, so that a hang ends.
-TEST_BOUND_S := 1200
+TEST_BOUND_S := 2400
 # onnxruntime >= 1.29 sends usage data to its vendor unless told not to.
 export ORT_DISABLE_TELEMETRY := 1
 

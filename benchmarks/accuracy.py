@@ -149,9 +149,8 @@ class Cells:
         self._data: Dataset | None = None
 
     def get(self, model: str, chain: str, rate: float, seed: int) -> Cell:
-        name = (
-            f"{model} {chain} lr {rate:g} seed {seed} | {DEVICES} x {SAMPLES}, {ROUNDS} rounds, batch {BATCH}"
-        )
+        settings = f"{DEVICES} x {SAMPLES[model]}, {ROUNDS} rounds, batch {BATCH[model]}"
+        name = f"{model} {chain} lr {rate:g} seed {seed} | {settings}"
         if name not in self._done:
             self._data = self._data or load("mnist")
             self._done[name] = train(model, chain, rate, seed, self._data)

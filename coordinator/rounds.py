@@ -78,12 +78,20 @@ def spare_agents(turn: Turn, round_: Round) -> list[Agent]:
     gave: set[str] = set()
     if not turn.policy.streams:
         gave = {task.agent for task in tasks_of(turn, round_) if task.state is S.ACKED}
-    attempts = turn.config.attempts_max * (1 + round_.extensions)
+    attempts = turn.config.attempts_max * (1 + round_.extensions + _silences(turn, round_))
     return [
         agent
         for agent in fleet.available(turn)
         if agent.name not in gave and round_.attempts.get(agent.name, 0) < attempts
     ]
+
+
+def _silences(turn: Turn, round_: Round) -> int:
+    """Deadlines that passed without an update where rounds have no extensions: each gives everybody new attempts.
+
+    Without them a fleet that failed early (its disks were full) would sit idle until its patience is over, though well.
+    """
+    return int((turn.now - round_.quiet_since) // round_.deadline_s) if turn.policy.streams else 0
 
 
 def usable(turn: Turn, round_: Round) -> list[Task]:

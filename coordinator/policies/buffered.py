@@ -52,4 +52,6 @@ class Buffered(Common):
             return Fail(
                 f"no update for {now - view.quiet_since:.0f} s; {view.mergeable} of {view.target} are there"
             )
-        return Wait(max(patience_ends, now + 1.0))
+        silences = (now - view.quiet_since) // view.deadline_s
+        new_attempts = view.quiet_since + (silences + 1) * view.deadline_s
+        return Wait(max(min(patience_ends, new_attempts), now + 1.0))

@@ -35,7 +35,7 @@ process-demo: ## the same topology without Docker and without root
 	@scripts/setup --python-only
 	@$(EDGERIG) run $(QUICKSTART) --runtime process $(SEED_OPTION)
 
-test: ## every test, real containers included (at most 20 minutes)
+test: ## every test, real containers included (some 20 minutes)
 	@scripts/setup || { [[ $$? -eq 3 && -z "$${CI:-}" ]] && scripts/setup --python-only && \
 	    echo "test: NO DOCKER HERE (see above): tests that need it are skipped. In CI they would fail."; }
 	@$(PYTHON) scripts/lib/bounded.py $(TEST_BOUND_S) $(PYTHON) -m pytest

@@ -246,8 +246,8 @@ def view(**changes: object) -> RoundView:
     [
         (view(), 1.0, Replace(3)),
         (view(spare=1), 1.0, Replace(1)),
-        (view(expected=3, carried=2), 1.0, Wait(240.0)),
-        (view(expected=3, carried=2, away=7), 1.0, Wait(240.0)),
+        (view(expected=3, carried=2), 1.0, Wait(60.0)),  # then everybody has new attempts
+        (view(expected=3, carried=2, away=7), 61.0, Wait(120.0)),
         (view(mergeable=3), 1.0, Close("complete")),
         (view(expected=5, quiet_since=10.0), 249.0, Wait(250.0)),
     ],

@@ -25,8 +25,9 @@ def test_a_small_update_arrives_over_the_bad_link(monkeypatch: pytest.MonkeyPatc
     for device in fleet:
         row = transport.row(device, found[device.name])
         assert row["bytes"] >= 200_000
+        # A reset throws away what the socket had taken and not yet sent, so MQTT may count more than the wire.
         assert row["mqtt_sent"] > row["bytes"]
-        assert row["wire_sent"] > row["mqtt_sent"]
+        assert row["wire_sent"] > row["bytes"]
         assert row["disconnects"] >= 1
         assert 1.0 < row["ratio"] < 20.0
     assert sys.modules["benchmarks.transport_ends"].TASK

@@ -38,6 +38,7 @@ AGENT_PIDS, SERVICE_PIDS = 64, 256  # an agent has about 12 threads; hostd start
 LOCK_NAME = "runner.lock"  # in the run's folder; held by the runner for its whole life
 TMPFS = "/tmp:size=16m,mode=1777"  # the only writable place of an image; it counts as memory of the container
 ALIVE = "/tmp/alive"  # touched by a service that goes on; a check only looks at its age
+STATUS_PORT = 9464  # where exporters of OpenTelemetry listen; each coordinator has its own address
 LOG_OPTIONS = {"max-size": "5m", "max-file": "2"}  # a run logs some 100 kB; a loop must not fill the disk
 HEALTH_EVERY = (
     "30s"  # a check starts three processes inside the quota it watches: rare enough not to be measured
@@ -139,7 +140,11 @@ class ServiceMaker:
                 pids=SERVICE_PIDS,
             ),
             "user": _user(self.plan.coordinator_uid),
-            "command": ["--root", CONTAINER_ROOT, "--alive", ALIVE],
+            # Its name is its address on `control`: the host reaches that, agents are on `data` only.
+            "command": [
+                *("--root", CONTAINER_ROOT, "--alive", ALIVE),
+                *("--status-host", "coordinator", "--status-port", str(STATUS_PORT)),
+            ],
             "networks": {"control": {}},
             **self._sysctls(),
             "healthcheck": _health(f"find {ALIVE} -mmin -1 | grep -q .", HEALTH_EVERY),

@@ -32,6 +32,8 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         "--connect-timeout", type=float, metavar="SECONDS", help="default: the plan's start timeout"
     )
     parser.add_argument("--alive", type=Path, default=Path("/tmp/alive"), help="touched once a second")
+    parser.add_argument("--status-host", default="127.0.0.1", help="address of /status; empty: nowhere")
+    parser.add_argument("--status-port", type=int, default=0, help="0: any that is free")
     given = parser.parse_args(arguments)
     return Options(
         root=given.root,
@@ -40,6 +42,8 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         mqtt_version=given.mqtt_version,
         alive=given.alive,
         connect_timeout_s=given.connect_timeout,
+        status_host=given.status_host,
+        status_port=given.status_port,
     )
 
 
@@ -48,7 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ready = make_service(parse(arguments))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: ready.service.request_stop())
-        result = ready.service.run(resumed=ready.resumed)
+        try:
+            result = ready.service.run(resumed=ready.resumed)
+        finally:
+            if ready.status is not None:
+                ready.status.stop()
     except EnvironmentFault as fault:
         print(fault.text(), file=sys.stderr, flush=True)
         return EXIT_ENVIRONMENT

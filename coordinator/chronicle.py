@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from history.writer import HistoryWriter
@@ -12,12 +13,19 @@ HELD_MAX = 10_000  # lines kept while the disk is full: minutes of a large run, 
 
 
 class Chronicle:
-    def __init__(self, writer: HistoryWriter) -> None:
-        self._writer = writer
+    """`tap` is told every event, whether the disk takes it or not."""
+
+    def __init__(
+        self,
+        writer: HistoryWriter,
+        tap: Callable[[str, dict[str, Any]], object] = lambda _event, _fields: None,
+    ) -> None:
+        self._writer, self._tap = writer, tap
         self._held: deque[tuple[str, dict[str, Any]]] = deque()
         self.lost = 0
 
     def append(self, event: str, fields: dict[str, Any]) -> None:
+        self._tap(event, fields)
         if self._held or not self._write(event, fields):
             self._hold(event, fields)
 

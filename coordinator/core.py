@@ -37,7 +37,7 @@ from collections.abc import Iterator
 
 from coordinator import actions as a
 from coordinator import events as e
-from coordinator import presence, run, uplink, uploads, waiting
+from coordinator import picture, presence, run, uplink, uploads, waiting
 from coordinator.config import CoordinatorConfig
 from coordinator.invariants import check
 from coordinator.policies import Policy, make_policy
@@ -161,6 +161,12 @@ class CoordinatorCore:
                 yield task.heard + config.grant_idle_s
             elif task.state is S.RECEIVED:
                 yield state.round.deadline + 1.0
+
+    def picture(self, now: float) -> picture.Picture:
+        """What the run is doing and whom it waits for. Looks, and changes nothing."""
+        turn = Turn(self.config, self.state, self.policy, first_action=1)
+        turn.begin(0, now)
+        return picture.take(turn)
 
     def validate(self) -> None:
         """Check every invariant of the state; raises AssertionError with the story. For tests and simulation."""

@@ -89,15 +89,7 @@ def _record_absent(turn: Turn) -> None:
     if turn.now < max(state.waiting_recorded, state.phase_since) + config.waiting_every_s:
         return
     state.waiting_recorded = turn.now
-    left = state.phase_since + 2 * config.start_timeout_s - turn.now
-    waiting.record_waiting_for(
-        turn,
-        state.rounds_done + 1,
-        [
-            waiting.Awaited(name, "absent", turn.now - state.agents[name].away_since, left)
-            for name in _absent(turn)
-        ],
-    )
+    waiting.record_waiting_for(turn, state.rounds_done + 1, waiting.absent(turn))
 
 
 # --- commit and evaluate ------------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ class Service:
         chronicle: Chronicle,
         refusals: RefusalLog,
         alive: Path | None,
+        sign: Callable[[str], object] = lambda _trouble: None,
         mono: Callable[[], float] = time.monotonic,
         wait: Callable[[float], Any] = time.sleep,
     ) -> None:
@@ -68,6 +69,7 @@ class Service:
         self._patterns: dict[int, Patterns] = dict(model.recent)
         self._inbox, self._link, self._inbound, self._outbound = inbox, link, inbound, outbound
         self._evaluation, self._chronicle, self._refusals = evaluation, chronicle, refusals
+        self._sign, self._trouble = sign, ""
         self._alive, self._mono, self._wait = alive, mono, wait
         self._samples = BrokerSamples()
         self._payloads: dict[tuple[str, str], bytes] = {}
@@ -179,13 +181,13 @@ class Service:
             except JournalFull as error:
                 if since is None:
                     since = self._mono()
-                    self._chronicle.lapse(
-                        "journal", "a commit", "paused", f"nothing is acknowledged: {error}"
-                    )
+                    self._trouble = f"nothing is acknowledged: {error}"
+                    self._chronicle.lapse("journal", "a commit", "paused", self._trouble)
                 if not self._pause(delay_s):
                     return False
                 delay_s = min(delay_s * 2, JOURNAL_RETRY_S[1])
         if since is not None:
+            self._trouble = ""
             self._chronicle.lapse("journal", "a commit", f"resumed after {self._mono() - since:.1f} s")
         for event in made:
             results.append(self._adopt(event) if isinstance(event, Committed) else event)
@@ -292,7 +294,8 @@ class Service:
         self._turned_away += 1
 
     def _touch(self) -> None:
-        """For the container's health check; it is no reason to fail."""
+        """A sign of life: for the status, and for the container's health check; it is no reason to fail."""
+        self._sign(self._trouble)
         if self._alive is None:
             return
         try:

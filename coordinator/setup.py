@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +15,7 @@ import numpy as np
 from coordinator import merge
 from coordinator.chronicle import Chronicle
 from coordinator.config import CoordinatorConfig, from_plan, model_chunk_bytes
+from coordinator.core import CoordinatorCore
 from coordinator.decisions import DecisionLog, RecordedCore, path_of
 from coordinator.errors import EnvironmentFault
 from coordinator.evaluation import EvaluationWorker
@@ -27,6 +30,9 @@ from coordinator.outbound import Outbound
 from coordinator.recovery import Model, named_versions, restore_model, restore_state
 from coordinator.refusals import RefusalLog
 from coordinator.service import Service
+from coordinator.status.board import Board
+from coordinator.status.server import StatusServer
+from coordinator.status.tally import Tally
 from history.writer import HistoryWriter
 from learning.artifact import ArtifactError, TrainingArtifact
 from learning.evaluator import Evaluator
@@ -49,6 +55,8 @@ class Options:
     mqtt_version: Literal[4, 5] = 5
     alive: Path | None = Path("/tmp/alive")
     connect_timeout_s: float | None = None  # None: as long as the plan gives the start of a run
+    status_host: str = "127.0.0.1"  # empty: no status over HTTP
+    status_port: int = 0  # 0: any that is free; the history says which
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +141,7 @@ def open_journal(root: Path, files: Files, merging: MergeSpec) -> tuple[Journal,
 class Ready:
     service: Service
     resumed: bool
+    status: StatusServer | None
 
 
 def make_service(options: Options) -> Ready:
@@ -155,8 +164,39 @@ def make_service(options: Options) -> Ready:
         link = BrokerLink(_address(options, files), config.run, writer.boot, inbox)
     except OSError as error:  # ssl's errors are among them
         raise EnvironmentFault(f"{files.ca_file} is no certificate: {error}", hint=PREPARE) from error
-    service = _assemble(options, files, config, journal, model, merging, writer, inbox, link, evaluator)
-    return Ready(service, resumed)
+    board, tally = Board(), Tally()
+    chronicle = Chronicle(writer, tally.note)
+    core = _core(options, config, journal, model)
+    service = _assemble(
+        files,
+        config,
+        core,
+        journal,
+        model,
+        merging,
+        chronicle,
+        inbox,
+        link,
+        evaluator,
+        options.alive,
+        lambda trouble: board.look(lambda: (core.picture(time.monotonic()), tally.copy()), trouble),
+    )
+    return Ready(service, resumed, _serve_status(options, board, chronicle))
+
+
+def _serve_status(options: Options, board: Board, chronicle: Chronicle) -> StatusServer | None:
+    """Who cannot be looked at can still run."""
+    if not options.status_host:
+        return None
+    try:
+        server = StatusServer(board, options.status_host, options.status_port)
+    except OSError as error:
+        wanted = f"status at {options.status_host}:{options.status_port}"
+        chronicle.lapse("status", wanted, "none", str(error))
+        return None
+    chronicle.append("status_served", {"url": server.url})
+    print(f"coordinator: status at {server.url}", flush=True)
+    return server
 
 
 def _address(options: Options, files: Files) -> BrokerAddress:
@@ -173,20 +213,26 @@ def _address(options: Options, files: Files) -> BrokerAddress:
     )
 
 
+def _core(options: Options, config: CoordinatorConfig, journal: Journal, model: Model) -> CoordinatorCore:
+    state = restore_state(journal, config, frozenset(version for version, _ in model.recent))
+    return RecordedCore(config, state, log=DecisionLog(path_of(options.root, state.epoch)))
+
+
 def _assemble(
-    options: Options,
     files: Files,
     config: CoordinatorConfig,
+    core: CoordinatorCore,
     journal: Journal,
     model: Model,
     merging: MergeSpec,
-    writer: HistoryWriter,
+    chronicle: Chronicle,
     inbox: Inbox,
     link: BrokerLink,
     evaluator: Evaluator,
+    alive: Path | None,
+    sign: Callable[[str], object],
 ) -> Service:
     parameters, rounding = files.artifact.size, files.plan.compression.downlink.rounding
-    state = restore_state(journal, config, frozenset(version for version, _ in model.recent))
     # Refusals and a full outbox are told to the service, which is made last: hence the two lambdas.
     made: list[Service] = []
     inbound = Inbound(
@@ -200,7 +246,7 @@ def _assemble(
     outbound = Outbound(config, link, inbound, live, full=lambda topic: made[0].outbox_full(topic))
     made.append(
         Service(
-            core=RecordedCore(config, state, log=DecisionLog(path_of(options.root, state.epoch))),
+            core=core,
             journal=journal,
             model=model,
             merging=merging,
@@ -210,9 +256,10 @@ def _assemble(
             inbound=inbound,
             outbound=outbound,
             evaluation=EvaluationWorker(evaluator, inbox.put),
-            chronicle=Chronicle(writer),
+            chronicle=chronicle,
             refusals=RefusalLog(),
-            alive=options.alive,
+            alive=alive,
+            sign=sign,
         )
     )
     return made[0]

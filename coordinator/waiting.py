@@ -41,9 +41,35 @@ def record_waiting(turn: Turn) -> None:
     if turn.now < next_record(state, turn.policy, turn.config):
         return
     state.waiting_recorded = turn.now
-    owing = state.under_way
-    if owing:
-        record_waiting_for(turn, round_.number, [_awaited(turn, task) for task in owing])
+    awaited = owing(turn)
+    if awaited:
+        record_waiting_for(turn, round_.number, awaited)
+
+
+def owing(turn: Turn) -> list[Awaited]:
+    """Those with a task under way."""
+    return [_awaited(turn, task) for task in turn.state.under_way]
+
+
+def absent(turn: Turn) -> list[Awaited]:
+    """Those that are not there, while a round waits for agents; it gives up after twice the start's timeout."""
+    state = turn.state
+    return _gone(turn, "absent", state.phase_since + 2 * turn.config.start_timeout_s - turn.now, online=False)
+
+
+def leaving(turn: Turn) -> list[Awaited]:
+    """Those that are still there after the run's end."""
+    state = turn.state
+    return _gone(turn, "leaving", state.phase_since + turn.config.finish_wait_s - turn.now, online=True)
+
+
+def _gone(turn: Turn, phase: str, left_s: float, *, online: bool) -> list[Awaited]:
+    state = turn.state
+    return [
+        Awaited(agent.name, phase, turn.now - (state.phase_since if online else agent.away_since), left_s)
+        for agent in sorted(state.agents.values(), key=lambda agent: agent.name)
+        if agent.online is online
+    ]
 
 
 def _awaited(turn: Turn, task: Task) -> Awaited:
@@ -63,16 +89,29 @@ def _awaited(turn: Turn, task: Task) -> Awaited:
 
 
 def record_waiting_for(turn: Turn, number: int, awaited: list[Awaited]) -> None:
+    counts = needs(turn)
+    known = counts._asdict() if counts is not None else {}
+    turn.record("waiting", round=number, **known, **{"for": [described(x) for x in awaited]})
+
+
+class Needs(NamedTuple):
     """`have` of `want` updates are there; `need` are enough at the deadline."""
+
+    have: int
+    want: int
+    need: int
+
+
+def needs(turn: Turn) -> Needs | None:
+    """Of the round that is open."""
     round_ = turn.state.round
-    counts = {}
-    if round_ is not None:
-        have = len([t for t in turn.state.pool if turn.policy.carries or t.round == round_.number])
-        counts = {"have": have, "want": round_.target, "need": round_.quorum}
-    turn.record("waiting", round=number, **counts, **{"for": [_described(x) for x in awaited]})
+    if round_ is None:
+        return None
+    have = len([t for t in turn.state.pool if turn.policy.carries or t.round == round_.number])
+    return Needs(have, round_.target, round_.quorum)
 
 
-def _described(x: Awaited) -> dict[str, object]:
+def described(x: Awaited) -> dict[str, object]:
     described: dict[str, object] = {
         "agent": x.agent,
         "phase": x.phase,

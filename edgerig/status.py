@@ -37,6 +37,7 @@ class RunStatus(Struct):
     devices: list[DeviceStatus] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     lapses: int = 0
+    url: str = ""  # of the same over HTTP; empty when nobody serves it
 
     def text(self) -> str:
         accuracy = "" if self.accuracy is None else f", accuracy {self.accuracy:.4f}"
@@ -52,6 +53,8 @@ class RunStatus(Struct):
         lines += [f"  fault {fault}" for fault in self.faults]
         if self.lapses:
             lines.append(f"  {self.lapses} lapses: the emulation did not hold everywhere (`edgerig report`)")
+        if self.url:
+            lines.append(f"  {self.url}/status, {self.url}/metrics, {self.url}/healthz")
         return "\n".join(lines)
 
     def _why(self) -> list[str]:
@@ -116,8 +119,10 @@ def _fold(status: RunStatus, devices: dict[str, DeviceStatus], since: dict[str, 
             status.waiting = mappings(event, "for")
             status.needs = {k: n for k in ("have", "want", "need") if (n := integer(event, k)) is not None}
             status.waiting_age_s = event.mono_s
+        case "status_served":
+            status.url = str(event["url"])
         case "run_finished":
-            status.waiting, status.state = [], "finished"
+            status.waiting, status.state, status.url = [], "finished", ""
         case "update_acked" | "task_closed":
             over = event.get("task")
             status.waiting = [item for item in status.waiting if item.get("task") != over]

@@ -7,6 +7,7 @@ Readers ignore fields they do not know and never guess missing ones. Times in se
 
 coordinator
   run_started       run, epoch, devices, parameters
+  status_served     url                                      (of this start; over once the coordinator ends)
   agent_online      agent, boot            / agent_offline  agent, boot
   hello             agent, boot, version, task, spool, unsettled
   round_opened      round, version, cohort: [agent] (who may give it an update), target, carried (tasks and updates of

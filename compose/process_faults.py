@@ -11,6 +11,7 @@ from pathlib import Path
 from compose.process_service import STOP_WAIT_S, Service
 from emulation.behaviours import HookFiles
 from emulation.control import FaultRequest
+from emulation.faults import telling
 from emulation.faults.base import FaultProblem
 from emulation.faults.behaviour import SEEN_EVENT, Behaviour
 from emulation.faults.core import Apply, Heal
@@ -61,15 +62,7 @@ class FaultExecutor:
         self.on_seen: Callable[[str, bool, str], None] = lambda fault, ok, detail: None
 
     def arm(self, faults: Sequence[FaultPlan]) -> None:
-        for fault in faults:
-            self._history.append(
-                "fault_armed",
-                fault=fault.id,
-                kind=fault.kind,
-                trigger=fault.trigger.text,
-                targets=list(fault.targets),
-                heal_after_s=fault.heal_after_s,
-            )
+        telling.armed(self._history, faults)
 
     def perform(self, actions: Sequence[Apply | Heal], *, restart: bool = True) -> None:
         """`restart=False`: the run is being torn down, what was killed stays dead."""
@@ -89,16 +82,9 @@ class FaultExecutor:
                 self._verified(fault, ok=not lacking, detail=detail)
 
     def _apply(self, action: Apply) -> None:
-        fault = action.fault
+        fault, began = action.fault, time.monotonic()
         problems = [text for target in fault.targets if (text := self._strike(fault, target))]
-        self._history.append(
-            "fault_applied",
-            fault=fault.id,
-            kind=fault.kind,
-            targets=list(fault.targets),
-            lateness_s=round(action.lateness_s, 4),
-            round=action.round,
-        )
+        telling.applied(self._history, action, lateness_s=action.lateness_s)
         if fault.kind in BEHAVIOURS and not problems:
             self._waiting[fault.id] = (fault, time.monotonic() + Behaviour.verify_wait_s)
             return
@@ -107,7 +93,7 @@ class FaultExecutor:
             problems = [f"no effect on {', '.join(failed)}"] if failed else []
         self._verified(fault, ok=not problems, detail="; ".join(problems) or f"{fault.kind}: verified")
         if fault.kind == "restart":
-            self._settled(fault, final=False, left_stopped=False)
+            self._settled(fault, began, final=False, left_stopped=False)
 
     def _strike(self, fault: FaultPlan, target: str) -> str:
         """What went wrong, or an empty string."""
@@ -140,13 +126,11 @@ class FaultExecutor:
         return True
 
     def _verified(self, fault: FaultPlan, *, ok: bool, detail: str) -> None:
-        self._history.append("fault_verified", fault=fault.id, ok=ok, detail=detail[:500])
-        self.on_seen(fault.id, ok, detail[:500])
-        if not ok:
-            self._history.append("lapse", what="fault_not_taken", node=fault.targets[0], detail=detail[:500])
+        telling.verified(self._history, fault, ok=ok, detail=detail)
+        self.on_seen(fault.id, ok, detail[: telling.DETAIL_MAX])
 
     def _heal(self, action: Heal, restart: bool) -> None:
-        fault = action.fault
+        fault, began = action.fault, time.monotonic()
         if fault.kind == "restart":
             return  # it healed itself
         if self._waiting.pop(fault.id, None) is not None:
@@ -160,17 +144,11 @@ class FaultExecutor:
             elif restart and not self._services[target].running:
                 self._start(target)
         left = not restart and fault.kind in ("kill", "stop")
-        self._settled(fault, final=action.final, left_stopped=left)
+        self._settled(fault, began, final=action.final, left_stopped=left)
 
-    def _settled(self, fault: FaultPlan, *, final: bool, left_stopped: bool) -> None:
-        self._history.append(
-            "fault_healed",
-            fault=fault.id,
-            targets=list(fault.targets),
-            wall_s=0.0,
-            final=final,
-            left_stopped=left_stopped,
-        )
+    def _settled(self, fault: FaultPlan, began: float, *, final: bool, left_stopped: bool) -> None:
+        wall_s = time.monotonic() - began
+        telling.healed(self._history, fault, wall_s=wall_s, final=final, left_stopped=left_stopped)
 
     def _start(self, target: str) -> None:
         service = self._services[target]

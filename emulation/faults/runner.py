@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from msgspec import to_builtins
 
 from emulation.docker_host import DockerProblem
+from emulation.faults import telling
 from emulation.faults.base import Behaviours, Fault, FaultProblem, Links, Machines, Seen, Tools
 from emulation.faults.core import Apply, Heal
 from emulation.link_keeper import VANISHED
@@ -68,15 +69,7 @@ class FaultRunner:
         return [active.plan for active in self._active.values()]
 
     def arm(self, faults: tuple[FaultPlan, ...]) -> None:
-        for fault in faults:
-            self._history.append(
-                "fault_armed",
-                fault=fault.id,
-                kind=fault.kind,
-                trigger=fault.trigger.text,
-                targets=list(fault.targets),
-                heal_after_s=fault.heal_after_s,
-            )
+        telling.armed(self._history, faults)
 
     def perform(self, action: Apply | Heal) -> None:
         if isinstance(action, Apply):
@@ -91,7 +84,7 @@ class FaultRunner:
         fault, began = action.fault, self._mono()
         refused = self._contradicted(fault)
         if refused:
-            self._not_taken(fault, refused)
+            self._verified(fault, ok=False, detail=refused)
             return
         # The whole plan of it: a fault by hand is in no plan that a later hostd could look into.
         self._numbers[fault.id] = self._undo.begin("fault", {"fault": fault.id, "plan": to_builtins(fault)})
@@ -103,15 +96,7 @@ class FaultRunner:
                 active.waiting.append(target)
             except TROUBLE as error:
                 active.seen.append(Seen(False, f"{target}: {error}"))
-        self._history.append(
-            "fault_applied",
-            fault=fault.id,
-            kind=fault.kind,
-            targets=list(fault.targets),
-            lateness_s=round(action.lateness_s + self._mono() - began, 4),
-            round=action.round,
-            durable=True,
-        )
+        telling.applied(self._history, action, lateness_s=action.lateness_s + self._mono() - began)
         if HOSTD in fault.targets:
             self._end_self()
         self._look(active)
@@ -154,17 +139,15 @@ class FaultRunner:
         active.seen = []
         detail = "; ".join(one.detail for one in seen)
         if not all(one.ok for one in seen):
-            self._not_taken(fault, detail)
+            self._verified(fault, ok=False, detail=detail)
             return
-        self._history.append("fault_verified", fault=fault.id, ok=True, detail=detail[:500])
-        self.on_seen(fault.id, True, detail[:500])
+        self._verified(fault, ok=True, detail=detail)
         if self._registry[fault.kind].one_shot:
             self._settle(fault, active.since_s, final=False, left_stopped=False)
 
-    def _not_taken(self, fault: FaultPlan, detail: str) -> None:
-        self._history.append("fault_verified", fault=fault.id, ok=False, detail=detail[:500])
-        self._history.append("lapse", what="fault_not_taken", node=fault.targets[0], detail=detail[:500])
-        self.on_seen(fault.id, False, detail[:500])
+    def _verified(self, fault: FaultPlan, *, ok: bool, detail: str) -> None:
+        telling.verified(self._history, fault, ok=ok, detail=detail)
+        self.on_seen(fault.id, ok, detail[: telling.DETAIL_MAX])
 
     # --- heal -----------------------------------------------------------------------------------------------
 
@@ -189,7 +172,7 @@ class FaultRunner:
                 problems.append(f"{target}: {error}")
         self._settle(fault, began, final=action.final, left_stopped=left_stopped, keep_undo=bool(problems))
         for problem in problems:
-            self._history.append("lapse", what="heal_failed", node=fault.targets[0], detail=problem[:500])
+            telling.lapse(self._history, "heal_failed", fault.targets[0], problem)
 
     def adopt(self, number: int, fault: FaultPlan) -> None:
         """A fault applied by a hostd before this one: its undo entry is this runner's to close."""
@@ -197,7 +180,7 @@ class FaultRunner:
         self._active[fault.id] = _Active(fault, self._mono())
         if HOSTD in fault.targets:
             detail = f"{HOSTD}: killed, and back as another process"
-            self._history.append("fault_verified", fault=fault.id, ok=True, detail=detail)
+            telling.verified(self._history, fault, ok=True, detail=detail)
 
     def _settle(
         self, fault: FaultPlan, began: float, *, final: bool, left_stopped: bool, keep_undo: bool = False
@@ -206,15 +189,8 @@ class FaultRunner:
         number = self._numbers.pop(fault.id, None)
         if number is not None and not keep_undo:
             self._undo.done(number)
-        self._history.append(
-            "fault_healed",
-            fault=fault.id,
-            targets=list(fault.targets),
-            wall_s=round(self._mono() - began, 4),
-            final=final,
-            left_stopped=left_stopped,
-            durable=True,
-        )
+        wall_s = self._mono() - began
+        telling.healed(self._history, fault, wall_s=wall_s, final=final, left_stopped=left_stopped)
 
     # --- meanwhile ------------------------------------------------------------------------------------------
 
@@ -237,7 +213,7 @@ class FaultRunner:
                 self._registry[fault.kind].tick(self._tools(fault), target, since_s)
             except TROUBLE as error:
                 active.ticking = False
-                self._history.append("lapse", what="fault_tick_failed", node=target, detail=str(error)[:500])
+                telling.lapse(self._history, "fault_tick_failed", target, str(error))
                 return
 
     def _tools(self, fault: FaultPlan) -> Tools:

@@ -32,8 +32,8 @@ from coordinator.merges import EMPTY, FEDAVG, Item, MergeSpec, State, state_sha2
 from coordinator.merging import merge_spec, statistics_of
 from coordinator.retention import stretches
 from coordinator.schema import JOURNAL_SCHEMA
-from history.events import Event
-from history.reader import Defect, read_history
+from coordinator.witnesses import Witnesses
+from history.reader import read_history
 from topology.plan import load_plan
 from wire.codecs import CodecError
 from wire.codecs import model as versions
@@ -278,50 +278,6 @@ class Audit:
             self.note(f"the snapshot of version {version} is damaged")
         return model
 
-    # --- the witnesses ---------------------------------------------------------------------------------------
-
-    def check_witnesses(self, defects: list[Defect]) -> None:
-        """A history that cannot be read bears no witness. A line that a kill cut off is no defect of the run."""
-        for defect in defects:
-            if defect.kind != "cut":
-                self.note(
-                    f"the history of {defect.node or 'nobody'} has {defect.count} {defect.kind}: {defect.detail}"
-                )
-
-    def check_history(self, events: list[Event]) -> int:
-        """Returns how many acks were compared."""
-        known = {
-            task: (agent, sha) for task, agent, sha in self.rows("SELECT task, agent, sha256 FROM updates")
-        }
-        outcomes = dict(self.rows("SELECT task, outcome FROM outcomes"))
-        recorded = dict(self.rows("SELECT version, sha256 FROM versions"))
-        acked = 0
-        for event in events:
-            if event.node == COORDINATOR and event.event == "version_committed":
-                if recorded.get(event.get("version")) != event.get("sha256"):
-                    self.note(f"the history has version {event.get('version')}, the journal another or none")
-            elif event.node != COORDINATOR and event.event == "acked":
-                acked += 1
-                self._check_ack(event, known)
-            elif event.node != COORDINATOR and event.event == "settled":
-                self._check_settled(event, outcomes)
-        return acked
-
-    def _check_ack(self, event: Event, known: dict[Any, tuple[str, str]]) -> None:
-        task, sha256 = event.get("task"), event.get("sha256")
-        agent, kept = known.get(task, ("", ""))
-        if agent != event.node:
-            self.note(f"{event.node} saw its update of {task} acked, the journal has none")
-        elif sha256 is not None and sha256 != kept:
-            self.note(f"{event.node} saw {str(sha256)[:12]} acked for {task}, the journal has {kept[:12]}")
-
-    def _check_settled(self, event: Event, outcomes: dict[Any, str]) -> None:
-        task, told = event.get("task"), event.get("outcome")
-        if task in outcomes and told != outcomes[task]:
-            self.note(f"{event.node} was told that {task} is {told}, the journal says {outcomes[task]}")
-        elif told == "merged" and task not in outcomes:
-            self.note(f"{event.node} was told that {task} is merged, the journal has no outcome")
-
 
 @contextmanager
 def copied(journal: Path) -> Iterator[sqlite3.Connection]:
@@ -364,8 +320,9 @@ def _audit(root: Path, work: Audit) -> AuditResult:
     work.check_merges()
     work.check_versions()
     history = read_history(root)
-    work.check_witnesses(history.defects)
-    acked = work.check_history(history.events)
+    witnesses = Witnesses(work.rows, work.note)
+    witnesses.check_readable(history.defects)
+    acked = witnesses.check_history(history.events)
     return AuditResult(
         ok=not work.problems,
         versions=work.recomputed,

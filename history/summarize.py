@@ -21,11 +21,9 @@ _SOFTWARE = ("edgerig", "onnxruntime", "numpy", "paho-mqtt", "msgspec", "zstanda
 
 def summarize(record: Record, *, interrupted: bool = False) -> s.Summary:
     """Everything of `summary.json`, also of a run of which little is left."""
-    plan = record.plan
+    plan, final, checks = record.plan, record.final, run_checks(record)
     judged = [verdict.judge(record, expectation) for expectation in plan.expect]
-    checks = run_checks(record)
     decision = verdict.decide(record, judged, checks, interrupted)
-    final, lost, ratio = record.final, accounts.lost(record), accounts.uplink_ratio(record)
     return s.Summary(
         run=plan.run,
         name=plan.name,
@@ -49,13 +47,13 @@ def summarize(record: Record, *, interrupted: bool = False) -> s.Summary:
         phases=phases(record),
         uplink_bytes=accounts.uplink_bytes(record),
         uplink_bytes_float32=accounts.uplink_bytes_float32(record),
-        uplink_ratio=_rounded(ratio, 2),
+        uplink_ratio=_rounded(accounts.uplink_ratio(record), 2),
         uplink_bytes_sent=accounts.uplink_bytes_by_agents(record),
         downlink_bytes=sum(device.downlink_bytes for device in record.devices.values()),
         bytes=layers.total(record),
         updates_merged=len(accounts.merged(record)),
         updates_discarded=_discarded(record),
-        updates_lost=None if lost is None else len(lost),
+        updates_lost=_lost(record),
         epsilon=_rounded(privacy.epsilon(record)),
         accuracy=tuple(curve(record)),
         data=record.data,
@@ -70,6 +68,11 @@ def summarize(record: Record, *, interrupted: bool = False) -> s.Summary:
         software=_software(record),
         event_count=record.event_count,
     )
+
+
+def _lost(record: Record) -> int | None:
+    lost = accounts.lost(record)
+    return None if lost is None else len(lost)
 
 
 def _rounded(value: float | None, digits: int = 3) -> float | None:

@@ -62,30 +62,14 @@ def build_training_graph(
     head = losses.find(loss)
     model = modern(model)
     observed = observe(model, batch_size, dims)
-    chosen = select(judge(observed), trainable)
-    for verdict in chosen:
-        if observed.dtypes[verdict.name] != np.float32:
-            raise AutodiffError(
-                f"parameter {verdict.name!r} is {observed.dtypes[verdict.name]}: convert it to float32"
-            )
-    feed = scaling or default_input(observed)
-    feed = InputSpec(
-        dtype=feed.dtype,
-        shape=observed.shapes[observed.input.name][1:],
-        scale=feed.scale,
-        offset=feed.offset,
-    )
+    chosen = _chosen(observed, trainable)
+    feed = _feed(observed, scaling)
     rewritten = rewrite(observed, batch_norm, dropout)
-    if rewritten.changed:
-        observed = observe(rewritten.model, batch_size)
-    for faster in (merge_gelu, batch_last):
-        if (better := faster(observed)) is not None:
-            observed = observe(better, batch_size)
+    observed = _optimized(observed, rewritten, batch_size)
     chosen += [Verdict(name, "state", "running statistic") for name in rewritten.state]
     graph = forward_graph(observed, {v.name for v in chosen})
     builder = _Builder(graph, observed, chosen, feed, rewritten)
     training = builder.training(head, dict(loss_options or {}))
-    chosen = builder.chosen
     return TrainingArtifact(
         model=name or model.graph.name or "model",
         loss=loss,
@@ -95,23 +79,63 @@ def build_training_graph(
             dtype=head.label_dtype,  # type: ignore[arg-type]
             shape=head.label_shape(observed.shapes[observed.output])[1:],
         ),
-        parameters=tuple(
-            ParameterSpec(
-                name=v.name,
-                shape=observed.shapes[v.name],
-                kind=v.kind or "weight",
-                nonnegative=v.name in rewritten.variances,
-            )
-            for v in chosen
-        ),
+        parameters=_parameters(observed, builder.chosen, rewritten),
         output_shape=observed.shapes[observed.output][1:],
         training=training,
-        inference=inference_graph(model, {v.name for v in chosen}, feed, dims),
+        inference=inference_graph(model, {v.name for v in builder.chosen}, feed, dims),
         counts_correct=builder.counts_correct,
-        written_order=not any(
-            node.op_type in ("Conv", "ConvTranspose") for node in observed.model.graph.node
-        ),
+        written_order=not _convolves(observed.model),
         noise=tuple(NoiseSpec(name=n, shape=shape) for n, shape in rewritten.noise.items()),
+    )
+
+
+def _chosen(observed: Observed, trainable: Sequence[str] | None) -> list[Verdict]:
+    """The parameters to train. Raises AutodiffError for one that is not float32."""
+    chosen = select(judge(observed), trainable)
+    for verdict in chosen:
+        if observed.dtypes[verdict.name] != np.float32:
+            raise AutodiffError(
+                f"parameter {verdict.name!r} is {observed.dtypes[verdict.name]}: convert it to float32"
+            )
+    return chosen
+
+
+def _feed(observed: Observed, scaling: InputSpec | None) -> InputSpec:
+    """What devices feed, in the shape of the model's own input without the batch."""
+    feed = scaling or default_input(observed)
+    return InputSpec(
+        dtype=feed.dtype,
+        shape=observed.shapes[observed.input.name][1:],
+        scale=feed.scale,
+        offset=feed.offset,
+    )
+
+
+def _optimized(observed: Observed, rewritten: Rewritten, batch_size: int) -> Observed:
+    """The rewritten model, in its faster forms where it has any."""
+    if rewritten.changed:
+        observed = observe(rewritten.model, batch_size)
+    for faster in (merge_gelu, batch_last):
+        if (better := faster(observed)) is not None:
+            observed = observe(better, batch_size)
+    return observed
+
+
+def _convolves(model: onnx.ModelProto) -> bool:
+    return any(node.op_type in ("Conv", "ConvTranspose") for node in model.graph.node)
+
+
+def _parameters(
+    observed: Observed, chosen: Sequence[Verdict], rewritten: Rewritten
+) -> tuple[ParameterSpec, ...]:
+    return tuple(
+        ParameterSpec(
+            name=v.name,
+            shape=observed.shapes[v.name],
+            kind=v.kind or "weight",
+            nonnegative=v.name in rewritten.variances,
+        )
+        for v in chosen
     )
 
 

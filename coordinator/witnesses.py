@@ -1,0 +1,66 @@
+"""What was seen of a run, held against its journal: the coordinator's history and those of the agents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from history.events import Event
+from history.reader import Defect
+from wire.topics import COORDINATOR
+
+Rows = Callable[[str], list[tuple[Any, ...]]]
+
+
+class Witnesses:
+    """`rows` asks the journal, `note` is told of every contradiction."""
+
+    def __init__(self, rows: Rows, note: Callable[[str], None]) -> None:
+        self._note = note
+        updates = rows("SELECT task, agent, sha256 FROM updates")
+        self._kept: dict[Any, tuple[str, str]] = {task: (agent, sha) for task, agent, sha in updates}
+        self._outcomes: dict[Any, str] = dict(rows("SELECT task, outcome FROM outcomes"))
+        self._versions: dict[Any, str] = dict(rows("SELECT version, sha256 FROM versions"))
+
+    def check_readable(self, defects: Sequence[Defect]) -> None:
+        """A history that cannot be read bears no witness. A line that a kill cut off is no defect of the run."""
+        for defect in defects:
+            if defect.kind != "cut":
+                self._note(
+                    f"the history of {defect.node or 'nobody'} has {defect.count} {defect.kind}: {defect.detail}"
+                )
+
+    def check_history(self, events: Sequence[Event]) -> int:
+        """Returns how many acks were compared."""
+        acked = 0
+        for event in events:
+            if event.node == COORDINATOR and event.event == "version_committed":
+                self._check_version(event)
+            elif event.node != COORDINATOR and event.event == "acked":
+                acked += 1
+                self._check_ack(event)
+            elif event.node != COORDINATOR and event.event == "settled":
+                self._check_settled(event)
+        return acked
+
+    def _check_version(self, event: Event) -> None:
+        version = event.get("version")
+        if self._versions.get(version) != event.get("sha256"):
+            self._note(f"the history has version {version}, the journal another or none")
+
+    def _check_ack(self, event: Event) -> None:
+        task, sha256 = event.get("task"), event.get("sha256")
+        agent, kept = self._kept.get(task, ("", ""))
+        if agent != event.node:
+            self._note(f"{event.node} saw its update of {task} acked, the journal has none")
+        elif sha256 is not None and sha256 != kept:
+            self._note(f"{event.node} saw {str(sha256)[:12]} acked for {task}, the journal has {kept[:12]}")
+
+    def _check_settled(self, event: Event) -> None:
+        task, told = event.get("task"), event.get("outcome")
+        if task in self._outcomes and told != self._outcomes[task]:
+            self._note(
+                f"{event.node} was told that {task} is {told}, the journal says {self._outcomes[task]}"
+            )
+        elif told == "merged" and task not in self._outcomes:
+            self._note(f"{event.node} was told that {task} is merged, the journal has no outcome")

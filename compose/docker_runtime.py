@@ -46,7 +46,7 @@ class DockerRuntime:
 
     def facts(self) -> dict[str, object]:
         images = {c.labels.get(engine.LABEL_NODE, c.name): c.attrs["Image"] for c in self._containers()}
-        return {"services": len(images), "images": images, "compose": self._compose_version}
+        return {"services": sorted(images), "images": images, "compose": self._compose_version}
 
     def handle(self, events: list[Event], now: float) -> None:
         """hostd fires the faults in this runtime."""

@@ -27,12 +27,12 @@ LABEL_NODE = "io.edgerig.node"
 LABEL_ROLE = "io.edgerig.role"
 LABEL_ROOT = "io.edgerig.root"
 
+VERSION_WAIT_S = 60  # it asks no daemon; a cold disk takes a few seconds
 ENGINE_TIMEOUT_S = 30  # one API call; the slowest seen is removing a container under load, 4 s
 COMPOSE_END_WAIT_S = 10  # told to end, compose cancels what it has asked of the engine: a second or two
 COMPOSE_TIMEOUT_S = 900  # a first build installs onnxruntime over a slow line
-SUBNET_POOL = ipaddress.ip_network(
-    "10.213.0.0/16"
-)  # a corner of 10/8 that neither Docker nor common VPNs use
+# A corner of 10/8 that neither Docker nor common VPNs use.
+SUBNET_POOL = ipaddress.ip_network("10.213.0.0/16")
 
 SETUP_HINT = "run `make setup`, or use `--runtime process`, which needs no Docker"
 
@@ -73,16 +73,19 @@ def compose_version() -> str:
     """Of compose v2, a plugin of the docker command; an EnvironmentProblem where there is none."""
     if shutil.which("docker") is None:
         raise EnvironmentProblem("the command `docker` is not on the PATH", hint=SETUP_HINT)
-    done = subprocess.run(
-        ["docker", "compose", "version", "--short"], capture_output=True, text=True, timeout=60
-    )
+    command = ["docker", "compose", "version", "--short"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=VERSION_WAIT_S)
+    except subprocess.TimeoutExpired:
+        awaited = f"{VERSION_WAIT_S} s"
+        raise EnvironmentProblem("`docker compose version` did not end", awaited=awaited) from None
     if done.returncode != 0 or not done.stdout.strip().lstrip("v").startswith(("2", "3", "4", "5")):
         found = (done.stdout or done.stderr).strip().splitlines()[-1:]
         raise EnvironmentProblem("Docker Compose v2 is not installed", log=found, hint=SETUP_HINT)
     return done.stdout.strip()
 
 
-def compose(project: str, file: Path, arguments: Sequence[str], *, quiet: bool = True) -> str:
+def compose(project: str, file: Path, arguments: Sequence[str]) -> str:
     """Run `docker compose`; its standard output. A failure carries the last lines of what it said."""
     command = ["docker", "compose", "--progress", "plain", "-p", project, "-f", str(file), *arguments]
     environment = {**_build_settings(), **os.environ, "DOCKER_BUILDKIT": "1", "COMPOSE_IGNORE_ORPHANS": "1"}
@@ -174,13 +177,9 @@ def free_subnet(engine: Any, devices: int) -> str:
     """
     chosen = os.environ.get("EDGERIG_SUBNET")
     if chosen:
-        return str(ipaddress.ip_network(chosen))
+        return _named_subnet(chosen)
     prefix = 24 if devices <= 200 else 20
-    taken = []
-    for network in engine.networks.list():
-        for block in (network.attrs.get("IPAM") or {}).get("Config") or []:
-            if block.get("Subnet"):
-                taken.append(ipaddress.ip_network(block["Subnet"], strict=False))
+    taken = _taken_subnets(engine)
     for candidate in SUBNET_POOL.subnets(new_prefix=prefix):
         free = not any(other.version == 4 and candidate.overlaps(other) for other in taken)
         if free and _reserve(candidate):
@@ -188,3 +187,20 @@ def free_subnet(engine: Any, devices: int) -> str:
     raise EnvironmentProblem(
         f"no free subnet in {SUBNET_POOL}", hint="remove unused networks: `edgerig sweep`"
     )
+
+
+def _named_subnet(text: str) -> str:
+    try:
+        return str(ipaddress.IPv4Network(text))
+    except ValueError as error:
+        hint = "a network is wanted, as in EDGERIG_SUBNET=10.213.7.0/24"
+        raise EnvironmentProblem(f"EDGERIG_SUBNET is {text!r}: {error}", hint=hint) from None
+
+
+def _taken_subnets(engine: Any) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    with blamed():
+        networks = engine.networks.list()
+    blocks = [
+        block for network in networks for block in (network.attrs.get("IPAM") or {}).get("Config") or []
+    ]
+    return [ipaddress.ip_network(b["Subnet"], strict=False) for b in blocks if b.get("Subnet")]

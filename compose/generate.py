@@ -39,7 +39,7 @@ def compose_file(
     `repo`: the clone, as build context. `root`: the run's folder (bind). `topology`: the file that the init
     service reads, and `output`: where the report goes, `<repo>/runs/<run>` by default (volumes). `leased`: hostd
     clears the host when the runner dies (bind). Relative paths are relative to the compose file. Raises
-    ValueError for a plan of the process runtime and for paths that a mode lacks.
+    ValueError for a plan of the process runtime and for paths that a mode lacks, TopologyErrors for files of one name.
     """
     if plan.runtime != "docker":
         raise ValueError("a compose file needs a plan of the docker runtime")

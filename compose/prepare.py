@@ -64,7 +64,7 @@ def prepare(
     learned = Learned(plan, data_dir)
     made_from = hashlib.sha256((digest + _fingerprint(plan)).encode()).hexdigest()
     _once(root / "shards", made_from, lambda folder: _write_shards(plan, folder, learned.dataset))
-    _once(root / "model", made_from, lambda folder: _write_model(plan, folder, learned))
+    _once(root / "model", made_from, lambda folder: _write_model(folder, learned))
     _make_node_folders(plan, root)
     _replace(root / "plan.json", content)
 
@@ -74,7 +74,7 @@ def _once(folder: Path, digest: str, make: Callable[[Path], None]) -> None:
     mark = folder / MARK
     if mark.is_file() and mark.read_text() == digest:
         return
-    draft = folder.with_name(f".{folder.name}.new")
+    draft = draft_of(folder)
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(mode=0o755)
     make(draft)
@@ -83,15 +83,19 @@ def _once(folder: Path, digest: str, make: Callable[[Path], None]) -> None:
     draft.rename(folder)
 
 
+def draft_of(path: Path) -> Path:
+    """Where a file or folder is made before it takes its name."""
+    return path.with_name(f".{path.name}.new")
+
+
 def _replace(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}.new")
+    draft = draft_of(path)
     draft.write_bytes(content)
     draft.chmod(0o644)
     draft.rename(path)
 
 
-# --- credentials
-# -------------------------------------------------------------------------------------------------
+# --- credentials --------------------------------------------------------------------------------------------
 
 
 def _write_private(plan: Plan, root: Path, folder: Path, port: int, ports: Mapping[str, int]) -> None:
@@ -155,8 +159,7 @@ def _yaml(config: AgentConfig) -> bytes:
     return yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False).encode()
 
 
-# --- data and model
-# ----------------------------------------------------------------------------------------------
+# --- data and model -----------------------------------------------------------------------------------------
 
 
 def _fingerprint(plan: Plan) -> str:
@@ -183,15 +186,14 @@ def _keep_private(folder: Path, uid: int) -> None:
     give(folder, uid)
 
 
-def _write_model(plan: Plan, folder: Path, learned: Learned) -> None:
+def _write_model(folder: Path, learned: Learned) -> None:
     (folder / "artifact.bin").write_bytes(learned.artifact.to_bytes())
     np.save(folder / "initial.npy", learned.initial)
     # A copy for the coordinator, which sees no shard but the global test data.
     shutil.copyfile(folder.parent / "shards" / TABLE_NAME, folder / TABLE_NAME)
 
 
-# --- folders that services write
-# ---------------------------------------------------------------------------------
+# --- folders that services write ----------------------------------------------------------------------------
 
 
 def _make_node_folders(plan: Plan, root: Path) -> None:

@@ -14,7 +14,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -37,19 +38,24 @@ BROKER_WAIT_S = 20.0  # amqtt imports in 1 s on an idle core, ten times that on 
 RELAY_FILE = "relay.json"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody holds. All are held until the last is found, or the kernel gives one twice."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in sockets]
 
 
-def write_relays(plan: Plan, root: Path, broker_port: int) -> dict[str, int]:
-    """Write `relay.json`: a relay for each shaped link. Which port each of those devices connects to."""
-    ports = {
-        device.name: free_port()
-        for device in plan.devices
-        if device.link.up.shaped or device.link.down.shaped
-    }
+def choose_ports(plan: Plan) -> tuple[int, dict[str, int]]:
+    """The broker's port, and the port of its relay for each device whose link is shaped."""
+    relayed = [d.name for d in plan.devices if d.link.up.shaped or d.link.down.shaped]
+    broker, *relays = free_ports(1 + len(relayed))
+    return broker, dict(zip(relayed, relays, strict=True))
+
+
+def write_relays(plan: Plan, root: Path, broker_port: int, ports: Mapping[str, int]) -> None:
+    """Write `relay.json`: a relay for each shaped link, listening where its device connects to."""
     links = tuple(
         RelayLink(
             device=device.name, listen_port=ports[device.name], up=device.link.up, down=device.link.down
@@ -60,7 +66,6 @@ def write_relays(plan: Plan, root: Path, broker_port: int) -> dict[str, int]:
     history = root / "nodes" / "relay" / "history.jsonl"
     config = RelayConfig(upstream_port=broker_port, links=links, seed=plan.seed, history=str(history))
     (root / RELAY_FILE).write_bytes(msgspec.json.encode(config))
-    return ports
 
 
 def mosquitto_binary() -> str | None:
@@ -113,7 +118,7 @@ class ProcessRuntime:
 
     def facts(self) -> dict[str, object]:
         broker = mosquitto_binary() or "amqtt"
-        return {"services": len(self._services), "broker": broker, "python": sys.version.split()[0]}
+        return {"services": list(self._services), "broker": broker, "python": sys.version.split()[0]}
 
     def handle(self, events: list[Event], now: float) -> None:
         for event in (event for event in events if event.node == COORDINATOR):

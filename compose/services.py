@@ -11,10 +11,11 @@ from typing import Any, Protocol
 from compose import engine
 from compose.broker_config import CONTAINER_MEMORY_BYTES
 from compose.prepare import CONTAINER_ROOT, GATE_WAIT_FACTOR
+from topology.errors import TopologyError, TopologyErrors
 from topology.names import is_path
 from topology.plan import DevicePlan, Plan
 from topology.plan.agent import HOOK_NAME
-from topology.variation import trace_files
+from topology.sources import files_of
 
 MIB = 1024 * 1024
 IMAGES = {role: f"edgerig-{role}" for role in ("agent", "coordinator", "hostd", "broker")}
@@ -28,12 +29,9 @@ BUILD_SECRETS = {
 BASE_IMAGE = "python:3.11-slim-bookworm"
 
 DEFAULT_PERIOD_US = 100_000  # the kernel's; with another one quota and period are written instead of `cpus`
-COORDINATOR_MEMORY_BYTES = (
-    1024 * MIB
-)  # test data, one evaluation, 32 MiB of updates in transit; measured below 400 MiB
-SERVICE_MEMORY_BYTES = (
-    512 * MIB
-)  # hostd with 20 packet queues, init with a full MNIST: measured below 250 MiB
+# Test data, one evaluation, 32 MiB of updates in transit: measured below 400 MiB.
+COORDINATOR_MEMORY_BYTES = 1024 * MIB
+SERVICE_MEMORY_BYTES = 512 * MIB  # hostd with 20 packet queues: measured below 250 MiB
 AGENT_PIDS, SERVICE_PIDS = 64, 256  # an agent has about 12 threads; hostd starts tc and iptables in parallel
 LOCK_NAME = "runner.lock"  # in the run's folder; held by the runner for its whole life
 TMPFS = "/tmp:size=16m,mode=1777"  # the only writable place of an image; it counts as memory of the container
@@ -56,8 +54,7 @@ class ServiceMaker:
         self.plan, self.mounts, self.repo, self.root = plan, mounts, repo, root
         self._built: set[str] = set()
 
-    # --- what all of them have
-    # ---------------------------------------------------------------------------------
+    # --- what all of them have ------------------------------------------------------------------------------
 
     def labels(self, node: str, role: str) -> dict[str, str]:
         found = {engine.LABEL_RUN: self.plan.run, engine.LABEL_NODE: node, engine.LABEL_ROLE: role}
@@ -103,8 +100,7 @@ class ServiceMaker:
         congestion = self.plan.network.congestion
         return {"sysctls": {"net.ipv4.tcp_congestion_control": congestion}} if congestion else {}
 
-    # --- the services
-    # ------------------------------------------------------------------------------------------
+    # --- the services ---------------------------------------------------------------------------------------
 
     def broker(self) -> dict[str, Any]:
         port = self.plan.network.broker_port
@@ -304,12 +300,11 @@ SHIPPED = ("mnist-mini", "sensors")  # need no folder of their own
 
 
 def _sources(plan: Plan) -> list[str]:
-    """Files and folders beside the topology that a run is prepared from. Raises ValueError."""
-    found = [name for name in (plan.graph.source, plan.data.dataset) if is_path(name)]
-    changed = [link for fault in plan.faults for link in fault.params.links.values()]
-    found += trace_files([*(device.link for device in plan.devices), *changed])
+    """Files and folders beside the topology that a run is prepared from. Raises TopologyErrors."""
+    found = files_of(plan)
     if len({Path(name).name for name in found}) != len(found):
-        raise ValueError(f"{' and '.join(found)}: files need different names in a compose file")
+        message = "files need different names in a compose file"
+        raise TopologyErrors([TopologyError("", " and ".join(found), message, "rename one of them")])
     return found
 
 

@@ -15,23 +15,21 @@ from msgspec import Struct
 from compose import congestion, engine
 from compose.errors import EnvironmentProblem
 from compose.generate import compose_file
-from compose.prepare import prepare
+from compose.prepare import draft_of, prepare
 from compose.process_faults import SUPPORTED, unsupported
-from compose.process_runtime import free_port, write_relays
+from compose.process_runtime import choose_ports, write_relays
 from compose.services import LOCK_NAME
 from topology.compile import compile_topology
 from topology.errors import TopologyError, TopologyErrors
 from topology.host import this_host
-from topology.links import resolve_link
 from topology.plan import Plan, Runtime, load_plan
 from topology.schema import Topology
+from topology.sources import files_of
 from topology.validate import Loaded
-from topology.variation import trace_files
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-DISK_FREE_MIN_BYTES = (
-    300 << 20
-)  # shards 10 MB, journal and logs some tens of MB; below this a run dies half-way
+# Shards 10 MB, journal and logs some tens of MB; below this a run dies half-way.
+DISK_FREE_MIN_BYTES = 300 << 20
 DETACHED_NAME = "detached"
 
 
@@ -72,7 +70,7 @@ def create(
         make = partial(_docker_session, leased=leased) if runtime == "docker" else _process_session
         session = make(loaded, root, lock, run, data_dir, seed)
         shutil.copyfile(loaded.source, root / "topology.yaml")
-        _keep_sources(loaded, root)
+        keep_sources(session.plan, root)
     except OSError as error:
         remove_secrets(root)
         lock.release()
@@ -86,16 +84,13 @@ def create(
     return session
 
 
-def _keep_sources(loaded: Loaded, root: Path) -> None:
-    """The model file and links' traces beside the topology's copy, so that the run can be repeated from its folder.
+def keep_sources(plan: Plan, root: Path) -> None:
+    """The model file and the traces beside the topology's copy, so that the run can be repeated from its folder.
     Data stay where they are: they may be large, and they may be nobody else's business.
     """
-    links = [resolve_link(spec.link) for spec in loaded.topology.devices.values()]
-    for trace in map(Path, trace_files(links)):
-        shutil.copyfile(trace, root / trace.name)
-    if loaded.topology.model.is_file:
-        source = Path(loaded.topology.model.source)
-        shutil.copyfile(source, root / source.name)
+    for name in files_of(plan):
+        if name != plan.data.dataset:
+            shutil.copyfile(name, root / Path(name).name)
 
 
 def seeded(loaded: Loaded, seed: int | None) -> Topology:
@@ -132,8 +127,8 @@ def _process_session(
         topology, run, runtime="process", host=this_host(), uid=os.geteuid(), sha256=loaded.sha256
     )
     _refuse_faults(unsupported(plan))
-    port = free_port()
-    relays = write_relays(plan, root, port)
+    port, relays = choose_ports(plan)
+    write_relays(plan, root, port, relays)
     prepare(plan, root, data_dir=data_dir, broker_port=port, agent_ports=relays)
     return Session(plan, root, lock, port, relays)
 
@@ -182,8 +177,9 @@ def _point_latest(runs: Path, root: Path) -> None:
 
 
 def remove_secrets(root: Path) -> None:
-    """Credentials live as long as the run's containers."""
-    shutil.rmtree(root / "private", ignore_errors=True)
+    """Credentials live as long as the run's containers; those of a run that was never prepared whole are gone, too."""
+    for folder in (root / "private", draft_of(root / "private")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class RunnerLock:

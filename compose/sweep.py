@@ -8,6 +8,7 @@ from typing import Any
 
 from compose import engine
 from compose.docker_runtime import remove_run
+from compose.prepare import draft_of
 from compose.session import is_driven, remove_secrets
 
 
@@ -46,8 +47,8 @@ def sweep(client: Any, runs: Path, *, everything: bool = False) -> dict[str, lis
             continue
         removed[run] = remove_run(client, run)
         remove_secrets(root)
-    for private in sorted(runs.glob("*/private")):
-        root = private.parent
+    secrets = [*runs.glob("*/private"), *runs.glob(f"*/{draft_of(Path('private'))}")]
+    for root in sorted({folder.parent for folder in secrets}):
         if root.is_symlink() or root.name in removed or (not everything and is_driven(root)):
             continue
         remove_secrets(root)

@@ -1,4 +1,4 @@
-"""Files that a topology names: a model, a data set. Relative paths start at the topology's own folder."""
+"""Files that a topology names: a model, a data set, traces. Relative paths start at the topology's own folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 from topology.availability import TraceError, read_trace
 from topology.errors import TopologyError, TopologyErrors, line_of
 from topology.loader import Document
+from topology.names import is_path
+from topology.plan import Plan
 from topology.schema import Topology
+from topology.variation import trace_files
 
 
 def with_paths(topology: Topology, document: Document) -> Topology:
@@ -76,9 +79,10 @@ def _found(
     return name
 
 
-def files_of(topology: Topology) -> list[Path]:
-    """The files and folders that a topology with absolute paths needs beside itself."""
-    found = [Path(topology.model.source)] if topology.model.is_file else []
-    found += [Path(topology.data.dataset)] if topology.data.is_file else []
-    powered = [spec.availability for spec in topology.devices.values() if spec.availability is not None]
-    return found + [Path(each.file) for each in powered if each.file is not None]
+def files_of(plan: Plan) -> list[str]:
+    """The files and folders beside its topology that a plan was made from, each once: model, data, traces."""
+    found = [name for name in (plan.graph.source, plan.data.dataset) if is_path(name)]
+    changed = [link for fault in plan.faults for link in fault.params.links.values()]
+    found += trace_files([*(device.link for device in plan.devices), *changed])
+    found += [device.availability.source for device in plan.devices if device.availability is not None]
+    return [name for name in dict.fromkeys(found) if name]

@@ -71,8 +71,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.1)
 
 
-# --- limits, read back
-# ------------------------------------------------------------------------------------------
+# --- limits, read back --------------------------------------------------------------------------------------
 
 
 def test_limits_are_what_the_engine_says(bound: tuple[Any, Plan, Path]) -> None:
@@ -105,8 +104,7 @@ def test_everything_is_labelled(bound: tuple[Any, Plan, Path]) -> None:
     assert len(client.networks.list(filters=label)) == 2
 
 
-# --- the broker
-# -------------------------------------------------------------------------------------------------
+# --- the broker ---------------------------------------------------------------------------------------------
 
 
 class Client:
@@ -275,8 +273,7 @@ def test_no_password_is_in_the_log_or_in_what_the_engine_shows(
     assert "wrong-password" not in shown
 
 
-# --- volumes
-# ----------------------------------------------------------------------------------------------------
+# --- volumes ------------------------------------------------------------------------------------------------
 
 
 def test_init_fills_the_volumes_and_uids_keep_agents_apart(tmp_path: Path) -> None:

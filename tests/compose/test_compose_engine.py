@@ -70,6 +70,14 @@ def test_runs_that_start_side_by_side_get_different_subnets() -> None:
 
 
 @pytest.mark.usefixtures("own_locks")
+@pytest.mark.parametrize("named", ["office", "10.213.0.1/24", "fd00::/64"])
+def test_a_subnet_that_is_none_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+    monkeypatch.setenv("EDGERIG_SUBNET", named)
+    with pytest.raises(EnvironmentProblem, match="EDGERIG_SUBNET"):
+        engine.free_subnet(an_engine(), 3)
+
+
+@pytest.mark.usefixtures("own_locks")
 def test_a_full_pool_says_what_to_do() -> None:
     with pytest.raises(EnvironmentProblem) as caught:
         engine.free_subnet(an_engine("10.0.0.0/8"), 3)

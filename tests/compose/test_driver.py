@@ -51,7 +51,7 @@ class FakeRuntime:
         ]
 
     def facts(self) -> dict[str, object]:
-        return {"services": 3}
+        return {"services": list(UP)}
 
     def handle(self, events: list[Event], now: float) -> None:
         self.handled += events

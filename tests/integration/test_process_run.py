@@ -22,6 +22,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = edgerig("run", SMOKE, "--runtime", "process", "--runs", runs, path=without_docker)
     assert done.returncode == 0, done.stdout + done.stderr
     assert str(runs) in done.stdout  # the path of the report
+    assert re.search(r"started [1-9]\d* services", done.stdout)
     return (runs / "latest").resolve()
 
 

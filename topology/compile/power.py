@@ -43,5 +43,10 @@ def compile_availability(given: Availability | None, device: str, seed: int) -> 
         spread = SPREAD_DEFAULT if given.spread is None else given.spread
         windows = diurnal(given.day, given.share, spread, rng)
         return AvailabilityPlan(windows=windows, every_s=given.day, effect=given.effect)
-    trace = read_trace(Path(given.file or ""))
-    return AvailabilityPlan(windows=trace.windows(device), every_s=given.every, effect=given.effect)
+    file = given.file or ""
+    return AvailabilityPlan(
+        windows=read_trace(Path(file)).windows(device),
+        every_s=given.every,
+        effect=given.effect,
+        source=file,
+    )

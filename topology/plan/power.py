@@ -37,3 +37,4 @@ class AvailabilityPlan(Struct, frozen=True, kw_only=True):
     windows: tuple[Window, ...]
     every_s: float | None = None
     effect: Effect = "disconnect"
+    source: str = ""  # the trace's file, where the windows come from one

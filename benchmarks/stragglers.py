@@ -45,7 +45,6 @@ TARGET = 0.93
 SEEDS, TUNING_SEED = 5, 1001
 LOCAL = TrainingSpec(batch_size=50, lr=0.1, momentum=0.0)
 VERSIONS_MAX, VIRTUAL_S_MAX = 3_000, 200_000.0  # a policy that is not there by then does not count as there
-DEADLINES_S = (15.0, 30.0, 60.0, 120.0)
 GRID = (1.0, 1.4, 2.0, 2.8, 0.7, 4.0)
 
 # The best of GRID for each policy on TUNING_SEED; `--tune` prints them. The two longest deadlines were not swept: they

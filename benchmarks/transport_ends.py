@@ -85,7 +85,7 @@ class Heart:
 
     def __init__(self, config: AgentConfig, client: mqtt.Client) -> None:
         self._topic = topics.up(config.run, config.agent, "progress")
-        self._client, self._beats = client, 0
+        self._client = client
         self.sent: list[float] = []
         self.beating = threading.Event()
         threading.Thread(target=self._beat, daemon=True).start()

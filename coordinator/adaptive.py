@@ -23,9 +23,8 @@ from wire.codecs.spec import CodecSpec, Sparsify
 
 FIRST_SHARE = 0.01
 STEEP, FLAT = 0.005, 0.001  # accuracy per version: half a point is learning, a tenth is hardly any
-RISEN = (
-    0.2  # accuracy gained since the first evaluation: then a plateau is one of learning, not of compression
-)
+# Accuracy gained since the first evaluation: then a plateau is one of learning, not of compression.
+RISEN = 0.2
 SLOPE_POINTS = 5  # the last evaluations; fewer than three say nothing
 SLOPE_POINTS_MIN = 3
 SPARE = 0.9  # of the deadline: what a busy machine delays must not make a task late

@@ -12,9 +12,8 @@ from coordinator import events as e
 from learning.evaluator import Evaluation
 from wire.codecs.arrays import Float32
 
-WAITING_MAX = (
-    4  # versions wait here only when rounds are shorter than an evaluation; then the oldest is given up
-)
+# Versions wait here only when rounds are shorter than an evaluation; then the oldest is given up.
+WAITING_MAX = 4
 
 CLASSES_MAX = 32  # of a confusion matrix in the record: 1,024 counts are some kB per version
 

@@ -17,9 +17,8 @@ HEARD_EVERY_S = 1.0
 # Without a new chunk for so long an assembly gives its memory back, beyond any reconnect; the grant stays, and asks for
 # everything again.
 ASSEMBLY_IDLE_S = 600.0
-OVER_MAX = (
-    4_096  # updates remembered to tell a resend from a stranger: the tasks of a few rounds of a large fleet
-)
+# Updates remembered to tell a resend from a stranger: the tasks of a few rounds of a large fleet.
+OVER_MAX = 4_096
 
 KINDS: dict[str, type[m.Up]] = {
     "hello": m.Hello,

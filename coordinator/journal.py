@@ -27,9 +27,8 @@ from wire.codecs import model as versions
 from wire.codecs.arrays import Float32
 from wire.codecs.model import Patterns
 
-SNAPSHOT_EVERY = (
-    versions.KEY_EVERY
-)  # a version that can be rounded without the one before; versions; recovery repeats nine merges at most
+# Versions: one that can be rounded without the one before; recovery repeats nine merges at most.
+SNAPSHOT_EVERY = versions.KEY_EVERY
 BUSY_S = 5.0  # an audit may read while the run writes; WAL makes that short
 
 

@@ -31,9 +31,8 @@ from wire import topics
 KEEPALIVE_S = 30  # the coordinator's link is never shaped; a dead broker is noticed within 45 s
 SESSION_EXPIRY_S = 3_600  # longer than any restart of a container, shorter than a forgotten run lasts
 INFLIGHT_MAX = 32  # chunks of at most 64 kB: 2 MB on the way; paho looks through all of them at each PUBACK
-QUEUED_MAX = (
-    32_768  # a large model's eight live objects in 1 kB chunks; beyond it publish fails and is recorded
-)
+# A large model's eight live objects in 1 kB chunks; beyond it publish fails and is recorded.
+QUEUED_MAX = 32_768
 RECONNECT_S = (1, 15)
 # The broker waits at its gate until every link is measured; then the whole fleet waits for us.
 FIRST_RETRY_S_MAX = 0.5

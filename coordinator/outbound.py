@@ -15,9 +15,8 @@ from wire import topics
 from wire.codecs.model import Patterns
 from wire.messages import ObjectRef
 
-WITHDRAWN_KEPT = (
-    4  # an interrupted change of version leaves at most a whole version and a delta or two behind
-)
+# An interrupted change of version leaves at most a whole version and a delta or two behind.
+WITHDRAWN_KEPT = 4
 
 
 class Publisher(Protocol):

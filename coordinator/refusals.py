@@ -5,9 +5,8 @@ from __future__ import annotations
 from msgspec import Struct
 
 EVERY_S = 1.0  # one history line per sender and reason in a second: a flood costs its sender, not our disk
-KEYS_MAX = (
-    1_024  # senders are bounded by the broker's accounts; this bounds what a broken broker could invent
-)
+# Senders are bounded by the broker's accounts; this bounds what a broken broker could invent.
+KEYS_MAX = 1_024
 
 
 class Refusal(Struct, frozen=True):

@@ -17,9 +17,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     parameters_max: int = 1 << 24
     graph_bytes_max: int = 16 << 20  # a training graph has some kB, frozen layers travel inside
     object_spare_bytes: int = 65_536  # headers of a model that does not compress at all
-    done_max: int = (
-        32  # ended tasks remembered to recognise late duplicates; a coordinator keeps 16 per agent
-    )
+    # Ended tasks remembered to recognise late duplicates; a coordinator keeps 16 per agent.
+    done_max: int = 32
     story_lines: int = 64  # what an illegal transition tells of the past
     fetch_tries_max: int = 3  # a damaged object is fetched again twice, then the task fails
 

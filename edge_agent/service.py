@@ -37,9 +37,8 @@ log = logging.getLogger("edge_agent")
 
 # A full queue holds back paho's thread, hence TCP, hence the broker: 512 control messages or one window of chunks.
 QUEUE_MAX = 512
-POST_WAIT_S = (
-    5.0  # then the event is dropped: the core repeats itself, but a worker's result must get through
-)
+# Seconds without room, then the event is dropped: the core repeats itself, but a worker's result must get through.
+POST_WAIT_S = 5.0
 ALIVE_S = 1.0
 ALIVE_FILE = Path("/tmp/alive")
 REFUSED_MAX = 7  # with paho's waits 16 s: a broker that is still loading its password file gets over it

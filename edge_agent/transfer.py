@@ -15,9 +15,8 @@ from topology.plan import AgentConfig
 from wire import topics
 
 FAR_S = 3600.0  # nothing to wake up for
-LEFTOVER_S = (
-    5.0  # what paho has from before is a second of the link; unconfirmed for longer it went with a broker
-)
+# What paho has from before is a second of the link; unconfirmed for longer it went with a broker.
+LEFTOVER_S = 5.0
 
 Post = Callable[[e.Event], None]
 

@@ -43,9 +43,8 @@ class Upload:
         self._left = list(range(chunks) if missing is None else missing)[::-1]
         self._in_flight: dict[int, int] = {}
         self.total = len(self._left)
-        self.resent = (
-            self.total if missing is not None else 0
-        )  # a grant that names chunks asks for them again
+        # A grant that names chunks asks for them again.
+        self.resent = self.total if missing is not None else 0
         self.sent_bytes = 0
 
     def next_chunk(self, others_bytes: int = 0) -> tuple[int, bytes] | None:

@@ -32,7 +32,6 @@ class LiveDevice:
     bytes: int = 0
     link_ok: bool | None = None
     cpu_ok: bool | None = None
-    gate_open: bool = False
 
     def enter(self, phase: str, at: float) -> None:
         if phase != self.phase:
@@ -140,7 +139,6 @@ def _cpu_verified(live: Live, event: Event) -> None:
 def _gate_opened(live: Live, event: Event) -> None:
     device = live.device(event, "node")
     if device is not None:
-        device.gate_open = True
         device.enter("joining", event.mono_s)
 
 

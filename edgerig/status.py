@@ -31,9 +31,8 @@ class RunStatus(Struct):
     accuracy: float | None = None
     waiting: list[dict[str, object]] = field(default_factory=list)
     waiting_age_s: float = 0.0  # how long ago the coordinator said so, by the newest event of the run
-    needs: dict[str, int] = field(
-        default_factory=dict
-    )  # have, want, need: updates of the version that is made
+    # have, want, need: updates of the version that is made
+    needs: dict[str, int] = field(default_factory=dict)
     devices: list[DeviceStatus] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     lapses: int = 0

@@ -38,17 +38,11 @@ class BringUp:
             keeper,
             history,
         )
-        self._gated: dict[str, str] = {}
+        self._gated: dict[str, str] = {}  # node → the token its gate was last opened for
         # Before the start: for which boots of device and broker.
         self._applied: dict[str, tuple[str, str]] = {}
-        self.slowed: Callable[[], Collection[str]] = (
-            tuple  # devices whose quota a fault has changed on purpose
-        )
-
-    @property
-    def gated(self) -> dict[str, str]:
-        """Node to the token its gate was last opened for."""
-        return dict(self._gated)
+        # Devices whose quota a fault has changed on purpose.
+        self.slowed: Callable[[], Collection[str]] = tuple
 
     def all_at_once(self) -> None:
         """The start of a run: nothing uses the links yet, so all of them are measured together, then all

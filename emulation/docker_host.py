@@ -190,9 +190,6 @@ class DockerHost:
         made = self._call(f"exec in {container.node}", lambda: api.exec_create(container.id, command))
         self._call(f"exec in {container.node}", lambda: api.exec_start(made["Id"], detach=True))
 
-    def running_inside(self, container: Container) -> bool:
-        return bool(self._inside(container))
-
     def stop_inside(self, container: Container) -> None:
         """Found by its mark in the container's cgroup, so that a hostd that starts again finds it, too. The engine
         has no call to end what it has started inside; hostd shares the host's process ids.

@@ -42,9 +42,8 @@ from history.writer import HistoryWriter
 from topology.plan import FaultPlan, Plan
 
 TURN_S = 0.05  # bounds the lateness of faults
-REFRESH_S = (
-    5.0  # the fleet is looked at this often even if Docker's events say nothing (an inspection per container)
-)
+# The fleet is looked at this often even if Docker's events say nothing (an inspection per container).
+REFRESH_S = 5.0
 SAMPLE_S = 5.0
 AGENTS_EXIT_S = 20.0  # after `run_finished`: an agent settles, writes its history and disconnects
 START_TURN_S = 0.2

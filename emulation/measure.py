@@ -34,9 +34,8 @@ HEADER_BYTES = 42  # Ethernet 14, IPv4 20, UDP 8: what a payload costs more on a
 PROBE_PAYLOAD_BYTES = 18  # a frame of 60 bytes, the smallest on a wire
 PROBES = 41  # the median's error is then a quarter of the scatter of one probe
 PROBE_GAP_S = 0.012
-PROBE_GAP_JITTERS = (
-    5.0  # closer probes would push each other back: a link that never reorders keeps their order
-)
+# Closer probes would push each other back: a link that never reorders keeps their order.
+PROBE_GAP_JITTERS = 5.0
 PROBE_GAP_FRAMES = 4.0  # at 18 kbit/s a probe takes 27 ms: leave the shaper time to refill between two
 PROBE_TOTAL_S_MAX = 4.5  # slow links get fewer probes, not a slower start
 OVERLOAD = 1.5

@@ -19,9 +19,8 @@ from msgspec import Struct
 from history.events import Event
 from history.writer import EVENT_BYTES_MAX
 
-LINE_BYTES_MAX = (
-    EVENT_BYTES_MAX + 1024
-)  # the writer keeps to EVENT_BYTES_MAX; anything longer is not a line of ours
+# The writer keeps to EVENT_BYTES_MAX; anything longer is not a line of ours.
+LINE_BYTES_MAX = EVENT_BYTES_MAX + 1024
 READ_BYTES = 1 << 18  # one read; bounds what a poll holds at once
 POLL_BYTES_MAX = 4 << 20  # of one file in one poll: a producer that floods does not starve the others
 FILE_BYTES_MAX = 512 << 20  # a day of a busy coordinator is about 100 MB

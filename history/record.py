@@ -26,7 +26,6 @@ class LinkRecord:
     boot: str
     backend: str = ""
     applied_at: float | None = None
-    verified_at: float | None = None
     ok: bool | None = None
     directions: dict[str, dict[str, object]] = field(default_factory=dict)
 
@@ -74,21 +73,18 @@ class DeviceRecord:
     link_counters: Counters = field(default_factory=Counters)
     gates_at: list[float] = field(default_factory=list)
     connected_at: list[float] = field(default_factory=list)
-    offline: list[Span] = field(
-        default_factory=list
-    )  # as the coordinator saw it, after the first time online
+    # As the coordinator saw it, after the first time online.
+    offline: list[Span] = field(default_factory=list)
     dead: list[Span] = field(default_factory=list)  # as hostd saw it
     watched: Span | None = None  # from the first sample of its CPU to the last
     charges: list[tuple[float, float]] = field(default_factory=list)  # moment, share of a full battery
     power_offs: list[tuple[float, str, str]] = field(default_factory=list)  # moment, effect, reason
     downlink_bytes: int = 0  # model objects fetched, as the device says
     graph_bytes: int = 0  # of them training graphs
-    fetched_for: set[str] = field(
-        default_factory=set
-    )  # tasks that a version was fetched for, maybe as several objects
-    encoded: dict[tuple[str, str], tuple[int, int]] = field(
-        default_factory=dict
-    )  # (task, sha256): bytes, as float32
+    # Tasks that a version was fetched for, maybe as several objects.
+    fetched_for: set[str] = field(default_factory=set)
+    # (task, sha256): bytes, as float32
+    encoded: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     traffic: dict[str, dict[str, int]] = field(default_factory=dict)  # by boot, the last that was said
     wire_source: str = ""
     refused_messages: int = 0
@@ -220,16 +216,14 @@ class FaultRecord:
     trigger: str = ""
     heal_after_s: float | None = None
     planned: bool = True
-    armed_at: float | None = None
     applied_at: float | None = None
     lateness_s: float | None = None
     verified: bool | None = None
     detail: str = ""
     healed_at: float | None = None
     heal_s: float | None = None
-    left_stopped: bool = (
-        False  # the run was over before the heal was due, so its targets were not started again
-    )
+    # The run was over before the heal was due, so its targets were not started again.
+    left_stopped: bool = False
     overlapped: list[str] = field(default_factory=list)  # tasks of its targets that were open while it lasted
 
 
@@ -267,7 +261,6 @@ class Record:
     run_started_at: float | None = None
     run_finished_at: float | None = None
     finish_reason: str = ""
-    finish_accuracy: float | None = None
     hostd_heard: bool = False
     ready_at: float | None = None
     backend: str = ""

@@ -42,9 +42,8 @@ ProfileName = Annotated[
     typer.Option("--profile", help="A device profile: refuse a step that does not fit its memory."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of a reference model's parameters.")]
-GRADIENT_ERROR_MAX = (
-    1e-4  # max|a−b| / max|b|: float32 against float32; rules that are wrong are off by far more
-)
+# max|a−b| / max|b|: float32 against float32; rules that are wrong are off by far more.
+GRADIENT_ERROR_MAX = 1e-4
 
 
 @contextmanager

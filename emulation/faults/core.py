@@ -108,11 +108,6 @@ class FaultCore:
         """Applied and not healed; one without `heal_after_s` stays until `finish`."""
         return tuple(fault for _, fault in self._heals)
 
-    def resume(self, fault: FaultPlan, heal_due_s: float) -> None:
-        """Take over a fault that an earlier executor applied and did not heal."""
-        self._armed = [other for other in self._armed if other.id != fault.id]
-        self._heals.append((heal_due_s, fault))
-
     def inject(self, fault: FaultPlan, now: float) -> Apply:
         """A fault by hand: it strikes at once and heals like any other."""
         return self._start(fault, now, now, max(self._open_rounds(), default=None))

@@ -61,7 +61,6 @@ class LineCounters:
     overtook: int = 0
     corrupted: int = 0
     released: int = 0
-    late_s_sum: float = 0.0
     late_s_max: float = 0.0
 
 
@@ -128,7 +127,6 @@ class DelayLine:
             due, last = held.popleft()
             late = now - due
             counters.released += 1
-            counters.late_s_sum += late
             if late > counters.late_s_max:
                 counters.late_s_max = late
         return last

@@ -21,9 +21,8 @@ DELAY_S_MIN = 0.001  # the event loop's timers count in milliseconds
 UNDER_WAY_BYTES_MAX = 8 << 20  # per connection and direction without a rate: 80 ms at 1 Gbit/s
 CONNECTIONS_MAX = 64  # per device; an agent has one, and one more while it reconnects
 CONNECT_WAIT_S = 10.0
-RECEIVE_BUFFER_BYTES_MIN = (
-    8_192  # the kernel's buffer is part of the queue: as large as the queue, not megabytes
-)
+# The kernel's buffer is part of the queue: as large as the queue, not megabytes.
+RECEIVE_BUFFER_BYTES_MIN = 8_192
 
 
 def unsupported(shape: Shape) -> list[str]:

@@ -35,7 +35,6 @@ def run_started(record: Record, event: Event) -> None:
 def run_finished(record: Record, event: Event) -> None:
     record.run_finished_at = event.mono_s
     record.finish_reason = text(event, "reason")
-    record.finish_accuracy = number(event, "accuracy")
 
 
 @HANDLERS.on("agent_online")
@@ -147,9 +146,8 @@ def update_received(record: Record, event: Event) -> None:
         return
     task.received_at, task.sha256 = event.mono_s, text(event, "sha256")
     task.bytes, task.chunks = count(event, "bytes"), count(event, "chunks")
-    task.payload_bytes += count(
-        event, "payload_bytes"
-    )  # the same content once more has cost its bytes once more
+    # The same content once more has cost its bytes once more.
+    task.payload_bytes += count(event, "payload_bytes")
     task.coordinator_marks.append((event.mono_s, "settling"))
 
 

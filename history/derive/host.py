@@ -101,7 +101,7 @@ def link_verified(record: Record, event: Event) -> None:
     link = device.links[-1]
     directions = mapping(event, "directions")
     link.directions = {way: mapping(directions, way) for way in ("up", "down") if mapping(directions, way)}
-    link.ok, link.verified_at, link.boot = flag(event, "ok"), event.mono_s, text(event, "boot") or link.boot
+    link.ok, link.boot = flag(event, "ok"), text(event, "boot") or link.boot
 
 
 @HANDLERS.on("cpu_verified")
@@ -150,7 +150,6 @@ def _fault(record: Record, event: Event) -> FaultRecord:
 @HANDLERS.on("fault_armed")
 def fault_armed(record: Record, event: Event) -> None:
     fault = _fault(record, event)
-    fault.armed_at = event.mono_s
     if not fault.planned:  # by hand
         fault.trigger, fault.heal_after_s = text(event, "trigger"), number(event, "heal_after_s")
 

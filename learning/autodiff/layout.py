@@ -26,9 +26,8 @@ from onnx import helper
 from learning.autodiff.graph import Array, Graph, Shape, Tensor
 from learning.autodiff.observe import Observed
 
-TOEPLITZ_ROWS_MAX = (
-    96  # KH·W: a product costs W/KW times the convolution's own arithmetic, which pays up to here
-)
+# KH·W: a product costs W/KW times the convolution's own arithmetic, which pays up to here.
+TOEPLITZ_ROWS_MAX = 96
 
 WHOLE_CELLS_MAX = 64  # H·W up to which one product over the whole image beats a window of rows
 

@@ -39,9 +39,8 @@ RANDOM = {
     "Multinomial",
 }
 SHAPE_ONLY = {"Shape", "Size"}  # constant whatever the data, once shapes are bound
-OPSET_MIN = (
-    13  # axes of Squeeze, Unsqueeze and ReduceSum became inputs; older forms are not worth a second rule
-)
+# Axes of Squeeze, Unsqueeze and ReduceSum became inputs; older forms are not worth a second rule.
+OPSET_MIN = 13
 NOISE = "noise:"  # inputs a rewrite added; the device fills them
 FOLD_BYTES_MAX = 64 << 20  # a folded constant above this would bloat the artifact every device must fetch
 

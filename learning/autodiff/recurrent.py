@@ -16,9 +16,8 @@ from onnx import helper
 from learning.autodiff.errors import AutodiffError
 from learning.autodiff.graph import Graph, Tensor
 
-STEPS_MAX = (
-    512  # unrolled nodes grow with the length: 512 steps are some 10,000 nodes, seconds to load on a Pi
-)
+# Unrolled nodes grow with the length: 512 steps are some 10,000 nodes, seconds to load on a Pi.
+STEPS_MAX = 512
 
 
 @dataclass

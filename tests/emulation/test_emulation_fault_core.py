@@ -120,14 +120,6 @@ def test_what_was_fired_before_a_restart_is_not_fired_again() -> None:
     assert core.armed == ()
 
 
-def test_an_adopted_fault_is_healed_in_time() -> None:
-    fault = kill(Trigger(at_s=0.0), "a")
-    core = FaultCore([fault])
-    core.resume(fault, 7.0)
-    assert core.tick(6.0) == []
-    assert core.tick(7.0) == [Heal(fault)]
-
-
 def test_broken_fields_are_no_trigger() -> None:
     core = FaultCore([kill(Trigger(round=1, state="training"), "a")])
     broken = [

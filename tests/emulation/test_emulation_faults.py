@@ -79,9 +79,6 @@ class FakeMachines:
         if not self.broken:
             self.inside[one.node] = arguments
 
-    def running_inside(self, one: Container) -> bool:
-        return one.node in self.inside
-
     def stop_inside(self, one: Container) -> None:
         self.inside.pop(one.node, None)
 

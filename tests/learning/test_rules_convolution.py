@@ -84,8 +84,7 @@ def test_three_spatial_axes_are_refused_by_name():
         check_adjoint([node("Conv", ["x", "w"], ["y"], name="conv3")], arrays, ["w"])
 
 
-# --- every form of the weight gradient gives the same value
-# -------------------------------------------------------
+# --- every form of the weight gradient gives the same value -------------------------------------------------
 
 FORMS = [convolution._columns, convolution._swapped]
 
@@ -118,8 +117,7 @@ def test_forms_of_the_weight_gradient_agree(form, kernel, stride, dilation, pads
     assert error(got, want) < 1e-5
 
 
-# --- pools
-# --------------------------------------------------------------------------------------------------------
+# --- pools --------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40, deadline=None)

@@ -102,8 +102,7 @@ def test_recurrent_layers_that_are_not_covered_say_so(change, reason):
         rewrite(observe(model_of([layer], arrays, ("y",)), 4))
 
 
-# --- batch normalisation and dropout in training mode
-# -------------------------------------------------------------
+# --- batch normalisation and dropout in training mode -------------------------------------------------------
 
 
 def batch_norm_model():
@@ -222,8 +221,7 @@ def test_dropout_scales_what_it_keeps():
     np.testing.assert_allclose(kept, whole / 0.75, rtol=1e-4, atol=1e-6)
 
 
-# --- what is a weight, and what cannot be trained
-# -----------------------------------------------------------------
+# --- what is a weight, and what cannot be trained -----------------------------------------------------------
 
 
 def test_constants_are_not_trained_and_tied_weights_sum():

@@ -101,8 +101,7 @@ def test_a_broken_group_count_causes_no_consequential_errors() -> None:
     assert found.startswith("topology: 1 error")
 
 
-# --- tables
-# -------------------------------------------------------------------------------------------------------
+# --- tables -------------------------------------------------------------------------------------------------
 
 
 def test_data_sets_and_models_are_known_to_learning() -> None:
@@ -147,8 +146,7 @@ def test_delay_is_one_way_whatever_the_source_calls_delay() -> None:
     assert LINKS["home-wifi"].up.delay_s + LINKS["home-wifi"].down.delay_s == pytest.approx(0.002)
 
 
-# --- JSON Schema
-# --------------------------------------------------------------------------------------------------
+# --- JSON Schema --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", sorted(generated_files()))

@@ -190,8 +190,7 @@ def test_norm_does_not_overflow() -> None:
     )
 
 
-# --- configuration
-# ------------------------------------------------------------------------------------------------
+# --- configuration ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -221,8 +220,7 @@ def test_an_impossible_chain_is_refused_with_what_is_allowed(spec: CodecSpec, sa
     assert caught.value.reason == "spec"
 
 
-# --- hostile bytes
-# ------------------------------------------------------------------------------------------------
+# --- hostile bytes ------------------------------------------------------------------------------------------
 
 
 def _mutated(payload: bytes, rng: random.Random) -> bytes:
@@ -323,8 +321,7 @@ def test_a_declared_block_is_not_a_size_to_allocate() -> None:
     assert np.array_equal(decode(payload, n=1_000).values, np.ones(1_000, np.float32))
 
 
-# --- golden bytes
-# -------------------------------------------------------------------------------------------------
+# --- golden bytes -------------------------------------------------------------------------------------------
 
 
 GOLDEN = "4552010100020000280000000400000000000400000002091005000000000402813c000400000050a98168"

@@ -33,8 +33,7 @@ def nmse(values: np.ndarray, vector: np.ndarray) -> float:
     return float(np.sum((values - exact) ** 2) / np.sum(exact**2))
 
 
-# --- sparsify
-# -----------------------------------------------------------------------------------------------------
+# --- sparsify -----------------------------------------------------------------------------------------------
 
 
 def test_threshold_takes_exactly_what_reaches_it() -> None:
@@ -111,8 +110,7 @@ def test_random_k_is_uniform_unbiased_without_feedback_and_plain_with_it() -> No
     assert np.array_equal(sent.values, vector[sent.positions])
 
 
-# --- positions
-# ----------------------------------------------------------------------------------------------------
+# --- positions ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["gaps", "rice", "binned", "turned"])
@@ -179,8 +177,7 @@ def test_positions_never_take_more_than_zstd_on_gaps(entropy: str, clustered: bo
     assert len(payload) <= values + plain + overhead
 
 
-# --- packings
-# -----------------------------------------------------------------------------------------------------
+# --- packings -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("packing", ALL, ids=lambda packing: packing.name)
@@ -202,8 +199,7 @@ def test_byte_planes_beat_zstd_on_floats_and_are_exact() -> None:
     assert len(payload) < 0.93 * len(zstandard.ZstdCompressor(level=3).compress(vector.tobytes()))
 
 
-# --- rotate and eden
-# ----------------------------------------------------------------------------------------------
+# --- rotate and eden ----------------------------------------------------------------------------------------
 
 
 @given(count=st.integers(0, 100_000))
@@ -289,8 +285,7 @@ def test_under_feedback_eden_takes_the_scale_of_least_error(bits: int) -> None:
     assert unbiased == pytest.approx(least / (1 - least), rel=0.02)
 
 
-# --- quantize
-# -----------------------------------------------------------------------------------------------------
+# --- quantize -----------------------------------------------------------------------------------------------
 
 
 def test_the_ternary_magnitude_is_the_mean_of_what_is_sent() -> None:
@@ -327,8 +322,7 @@ def test_bfloat16_rounds_to_nearest_even() -> None:
     assert np.allclose(decoded, exact, rtol=2**-8)
 
 
-# --- schedules
-# ----------------------------------------------------------------------------------------------------
+# --- schedules ----------------------------------------------------------------------------------------------
 
 
 def test_warm_up_goes_from_a_quarter_to_the_fraction_geometrically() -> None:

@@ -8,9 +8,8 @@ from topology.plan import PolicyPlan, SelectionPlan, StalenessPlan
 from topology.schema import Policy, Topology
 from topology.schema.policy import AUTO, DEADLINE_CEILING_S, DEADLINE_FLOOR_S
 
-BUFFER = (
-    10  # FedBuff's K (Nguyen et al., AISTATS 2022, section 4): it depends little on the number of devices
-)
+# FedBuff's K (Nguyen et al., AISTATS 2022, section 4): it depends little on the number of devices.
+BUFFER = 10
 MIXING = 0.6  # FedAsync's α (Xie et al., 2019, section 5)
 TIERS = 3
 

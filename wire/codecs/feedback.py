@@ -152,8 +152,7 @@ class ErrorFeedback:
     def _decoded(self, payload: bytes) -> Decoded:
         return decode(payload, n=self.n, limits=self._limits)
 
-    # --- state on disk, saved together with the spool
-    # ---------------------------------------------------------
+    # --- state on disk, saved together with the spool -------------------------------------------------------
 
     def state(self) -> list[Bytes]:
         """Parts to write one after the other; the residual is a view, not a copy: write before it changes."""

@@ -119,8 +119,7 @@ def mirrored(n: Node, w: Tensor) -> Window:
     return replace(g, before=tuple(before), after=tuple(after))
 
 
-# --- dx
-# -----------------------------------------------------------------------------------------------------------
+# --- dx -----------------------------------------------------------------------------------------------------
 
 
 def input_gradient(dy: Tensor, w: Tensor, g: Window) -> Tensor:
@@ -135,8 +134,7 @@ def input_gradient(dy: Tensor, w: Tensor, g: Window) -> Tensor:
     return dy.graph.op("ConvTranspose", dy, w, group=g.groups, output_padding=rest, **g.attributes())
 
 
-# --- dw
-# -----------------------------------------------------------------------------------------------------------
+# --- dw -----------------------------------------------------------------------------------------------------
 
 COLUMNS_MAX = 96  # rows of one im2col block: more would only cost memory, the product is as fast
 

@@ -17,8 +17,7 @@ def _bool_mask(n: Node, condition: Tensor) -> Tensor:
     return n.dy * n.graph.cast(condition, n.y.dtype or np.float32)
 
 
-# --- two operands, broadcast against each other
-# -------------------------------------------------------------------
+# --- two operands, broadcast against each other -------------------------------------------------------------
 
 
 @rule("Add")
@@ -97,8 +96,7 @@ def sum_(n: Node) -> Gradients:
     return [n.unbroadcast(n.dy, i) if n.wants(i) else None for i in range(len(n.inputs))]
 
 
-# --- one operand
-# --------------------------------------------------------------------------------------------------
+# --- one operand --------------------------------------------------------------------------------------------
 
 
 @rule("Neg")
@@ -164,8 +162,7 @@ def erf(n: Node) -> Gradients:
     return n.dy * n.graph.op("Exp", math.log(2.0 / math.sqrt(math.pi)) - n.x * n.x)
 
 
-# --- activations
-# --------------------------------------------------------------------------------------------------
+# --- activations --------------------------------------------------------------------------------------------
 
 
 @rule("Relu")
@@ -265,8 +262,7 @@ def clip(n: Node) -> Gradients:
     return n.dy if inside is None else _bool_mask(n, inside)
 
 
-# --- normalised exponentials
-# --------------------------------------------------------------------------------------
+# --- normalised exponentials --------------------------------------------------------------------------------
 
 
 @rule("Softmax")

@@ -13,7 +13,7 @@ from wire.messages import TrainSpec
 CHUNK_BYTES_MIN = 1_000
 CHUNK_BYTES_MAX = 65_536  # above this one PUBLISH holds up heartbeats even on a LAN with many devices
 CHUNK_S = 0.25  # a chunk takes at most a quarter second of its link, so control messages pass between two
-WINDOW_S = 1.0  # at most one second of the link in flight (DESIGN.md)
+WINDOW_S = 1.0  # at most one second of the link in flight (ARCHITECTURE.md, Transport)
 WINDOW_BYTES_MAX = 1 << 20  # an unshaped link: enough for a LAN, little enough for a broker with 1,000 agents
 
 OPEN_GRANT_BYTES_MAX = 32 << 20  # reassembly budget: memory for updates in transit, whatever the cohort
@@ -24,7 +24,7 @@ SAMPLES_MAX = 1_000_000  # what a topology may ask for at most, where nothing te
 UNSETTLED_PER_AGENT_MAX = (
     2  # acked updates of a device that is given another task: its disk keeps four in all
 )
-VERSIONS_LIVE_MAX = 8  # DESIGN.md: model copies that the broker keeps retained
+VERSIONS_LIVE_MAX = 8  # model copies that the broker keeps retained: each version in use is one
 SLOW_VERSIONS_MAX = 4  # of them, those that only slow devices still need
 SLOW_TIMES = 3.0  # slow: expected to take this many times the median of the fleet
 STORY_LINES = 32  # what an illegal transition tells of an object's past

@@ -25,7 +25,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     # An offer without an answer: the coordinator may be queueing it, so it is repeated ever more rarely.
     offer_again_s: float = 5.0
     offer_again_max_s: float = 60.0
-    ask_every_s: float = 15.0  # DESIGN.md: without an outcome the agent asks
+    ask_every_s: float = 15.0  # without an outcome the agent asks
     hello_again_s: float = 15.0  # nothing heard at all since the last hello: it may have been lost
     hello_again_max_s: float = 60.0
     settle_again_s: float = 10.0  # a full disk while settling: somebody has to free space first

@@ -21,7 +21,7 @@ def link_bit_s(known_bit_s: int) -> int:
 
 
 def window_bytes(granted: int, uplink_bit_s: int) -> int:
-    """At most one second of the link (DESIGN.md), whatever the grant allows."""
+    """At most one second of the link (ARCHITECTURE.md, Transport), whatever the grant allows."""
     return min(granted, int(link_bit_s(uplink_bit_s) / 8 * PAYLOAD_SHARE))
 
 

@@ -245,11 +245,6 @@ def _history_files(nodes: Path) -> list[Path]:
     return [path for name in folders if os.path.lexists(path := nodes / name / "history.jsonl")]
 
 
-def follow(root: Path) -> Follower:
-    """Follow a run that is going on; call `poll` on the result."""
-    return Follower(root)
-
-
 def read_history(root: Path) -> History:
     """The whole merged history of a run that has ended (or as far as it has come)."""
     history = History()

@@ -44,6 +44,28 @@ def test_a_signal_during_compose_ends_the_plugin_too(tmp_path: Path, monkeypatch
     assert not runs(plugin)
 
 
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("write /var/lib/docker: no space left on device", "the disk is full"),
+        ("Bind for 0.0.0.0:9000 failed: port is already allocated", "another program holds that port"),
+        ("invalid pool request: Pool overlaps with other one on this address space", "edgerig sweep"),
+        ("something new", "edgerig doctor"),
+    ],
+)
+def test_what_compose_says_becomes_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, hint: str
+) -> None:
+    command = tmp_path / "docker"
+    command.write_text(f"#!/bin/sh\necho 'Error response from daemon: {said}' >&2\nexit 1\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(EnvironmentProblem, match="`docker compose up` failed") as caught:
+        engine.compose("p", tmp_path / "compose.yaml", ["up"])
+    assert said in caught.value.log[-1]
+    assert hint in caught.value.hint
+
+
 def test_a_signal_does_not_cut_a_teardown_short() -> None:
     done = False
     with interruptible(), uninterrupted():

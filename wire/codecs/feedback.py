@@ -26,7 +26,7 @@ from wire.codecs.errors import CodecError
 from wire.codecs.layers import Layer
 from wire.messages import OutcomeKind
 
-PENDING_MAX = 4  # DESIGN.md: the agent keeps at most four unsettled updates; a fifth task is not begun
+PENDING_MAX = 4  # the agent keeps at most four unsettled updates; a fifth task is not begun
 
 # Which outcomes give the content back. `refused` does not: an update that a norm bound refuses would come
 # back larger with every round. A task that was cancelled before its update was acked is settled as `late`.

@@ -67,12 +67,12 @@ class Binned:
         if count and symbols.max() >= SYMBOLS:
             raise CodecError("positions", "no such bin")
         places = symbols.astype(np.intp)  # once, instead of at each look-up
-        gaps = BASES[places]
+        gaps = BASES.take(places, mode="clip")  # checked above: "clip" only spares a second check
         # Checked before the rest is unpacked: it bounds how many wide gaps, hence bits, there can be.
         if int(gaps.sum()) + count > n:
             raise CodecError("positions", f"gaps beyond {n}")
         # Small gaps have no further bits; picking the others out would take longer than adding nothing to them.
-        widths = WIDTHS[places]
+        widths = WIDTHS.take(places, mode="clip")
         rest = np.frombuffer(reader.raw(-(-int(widths.sum()) // 8)), np.uint8)
         gaps += unpack_low_bits(rest, widths)
         gaps[1:] += 1

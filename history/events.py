@@ -62,7 +62,7 @@ hostd
   gate_opened       node, token                       ready            devices, wall_s
   fault_armed       fault, kind, trigger, targets     fault_applied    fault, kind, targets, lateness_s
   fault_verified    fault, ok, detail                 fault_healed     fault, targets, wall_s, final, left_stopped
-  cpu_sample        device, usage_s, throttled_s, periods, throttled_periods, run_delay_s (not explained by throttling)
+  cpu_sample        device, usage_s, throttled_s, periods, throttled_periods, run_delay_s (not explained by its quota)
   power_sample      device, charge, charge_j, plugged, available
   power_off         device, effect, reason, ok, detail  power_on        device, effect, reason, ok, detail
   link_sample       device, up_bytes, down_bytes, up_packets, down_packets, dropped

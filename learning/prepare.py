@@ -39,11 +39,32 @@ def load_model(source: str | Path, seed: int = 0) -> onnx.ModelProto:
     if path.stat().st_size > MODEL_BYTES_MAX:
         raise AutodiffError(f"{path} has {path.stat().st_size} bytes: at most {MODEL_BYTES_MAX} are read")
     try:
-        model = onnx.load(str(path))
-        onnx.checker.check_model(model)
+        model = onnx.load(str(path), load_external_data=False)
     except Exception as error:
         raise AutodiffError(f"{path} is no valid ONNX model ({error}): truncated? Export it again") from error
+    try:
+        _require_external(model, path)
+        onnx.load_external_data_for_model(model, str(path.parent))
+        onnx.checker.check_model(model)
+    except AutodiffError:
+        raise
+    except Exception as error:
+        raise AutodiffError(
+            f"{path} is no valid ONNX model ({error}): incomplete? Export it again"
+        ) from error
     return model
+
+
+def _require_external(model: onnx.ModelProto, path: Path) -> None:
+    """Parameters may lie in files beside the model: refuse too many bytes before any is read."""
+    claimed = 0
+    for tensor in model.graph.initializer:
+        info = {entry.key: entry.value for entry in tensor.external_data}
+        if info:
+            beside = path.parent / info.get("location", "")
+            claimed += int(info["length"]) if "length" in info else beside.stat().st_size
+    if claimed > MODEL_BYTES_MAX:
+        raise AutodiffError(f"{path} has {claimed} bytes beside it: at most {MODEL_BYTES_MAX} are read")
 
 
 @dataclass
@@ -147,7 +168,7 @@ class Check:
 
     @property
     def worst(self) -> float:
-        return max(self.errors.values())
+        return float(np.max(list(self.errors.values())))  # unlike max(), it says so if one is not a number
 
 
 def random_batch(artifact: TrainingArtifact, seed: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

@@ -141,12 +141,18 @@ def prepare(
     import numpy as np
 
     from learning.autodiff import initial_parameters
+    from learning.autodiff.parameters import select
+    from learning.prepare import patterns
 
     with _refused():
         loaded, artifact = _artifact(
             model, loss, batch_size, trainable, batch_norm, dropout, feed, dims, seed
         )
         found = _require_fit(loaded, batch_size, dims, optimizer, profile, None)
+        wanted = {v.name for v in select(found.verdicts, patterns(trainable))}
+        idle = sorted(wanted - {spec.name for spec in artifact.parameters})
+        if idle:
+            found.notes.append(f"not trained, the first output does not depend on them: {', '.join(idle)}")
         data, start = artifact.to_bytes(), out.with_suffix(".npy")
         out.write_bytes(data)
         np.save(start, initial_parameters(loaded, artifact))
@@ -184,6 +190,7 @@ def inspect(
 
     Exit code 2 if it cannot be trained, or does not fit.
     """
+    from learning.autodiff.parameters import select
     from learning.prepare import load_model
 
     with _refused():
@@ -195,6 +202,7 @@ def inspect(
         if found.unsupported:
             typer.echo(f"no gradient rule: {', '.join(found.unsupported)}", err=True)
             raise typer.Exit(CONFIGURATION)
+        select(found.verdicts, None)
         _require_fit(load_model(model, seed), batch_size, dims, optimizer, profile, memory_mb)
 
 

@@ -7,7 +7,7 @@ gradient of, so a rule that needs a shape takes it from there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,20 +81,26 @@ class Tensor:
 
 
 class Graph:
-    """Nodes, constants and inputs of the graph under construction. `dtype` is the model's float type."""
+    """Nodes, constants and inputs of the graph under construction. `dtype` is the model's float type, `taken`
+    the names that the model has given.
+    """
 
-    def __init__(self, opset: int, dtype: np.dtype[Any] | None = None) -> None:
+    def __init__(
+        self, opset: int, dtype: np.dtype[Any] | None = None, taken: Collection[str] = frozenset()
+    ) -> None:
         self.opset = opset
         self.dtype = dtype or np.dtype(np.float32)
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, Array] = {}
         self._pool: dict[tuple[str, Shape, bytes], str] = {}
         self.prefix = "_"
+        self.taken = taken
         self._counter = 0
 
     def fresh(self, stem: str) -> str:
         self._counter += 1
-        return f"{self.prefix}{stem.lower()}_{self._counter}"
+        name = f"{self.prefix}{stem.lower()}_{self._counter}"
+        return self.fresh(stem) if name in self.taken else name
 
     def constant(self, value: npt.ArrayLike) -> Tensor:
         """A constant; equal ones are stored once."""

@@ -8,6 +8,7 @@ never is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,8 @@ SHAPE_ONLY = {"Shape", "Size"}  # constant whatever the data, once shapes are bo
 # Axes of Squeeze, Unsqueeze and ReduceSum became inputs; older forms are not worth a second rule.
 OPSET_MIN = 13
 NOISE = "noise:"  # inputs a rewrite added; the device fills them
+STANDARD = ("", "ai.onnx")  # names of ONNX's own domain
+INPUT_BYTES_MAX = 1 << 30  # a batch of samples beyond this fits no device, and fills the operator's machine
 FOLD_BYTES_MAX = 64 << 20  # a folded constant above this would bloat the artifact every device must fetch
 
 
@@ -74,6 +77,11 @@ def check_model(model: onnx.ModelProto) -> None:
     if opset < OPSET_MIN:
         raise AutodiffError(f"opset {opset} is too old: export the model with opset {OPSET_MIN} or newer")
     for node in model.graph.node:
+        if node.domain not in STANDARD:
+            raise AutodiffError(
+                f"node {node.name or node.output[0]!r} is {node.domain}.{node.op_type}, no operator of ONNX: export "
+                "the model in standard operators (onnxruntime's optimized files cannot be trained)"
+            )
         if node.op_type in CONTROL_FLOW:
             raise AutodiffError(
                 f"node {node.name or node.output[0]!r} is control flow ({node.op_type}): "
@@ -86,11 +94,24 @@ def check_model(model: onnx.ModelProto) -> None:
             )
     if not model.graph.output:
         raise AutodiffError("the model has no output")
-    for tensor in model.graph.initializer:
+    for tensor in [*model.graph.initializer, *_constants(model)]:
         array = to_array(tensor)
         # An infinity is how exporters write masks; a NaN can only be damage.
         if array.dtype.kind == "f" and np.isnan(array).any():
             raise AutodiffError(f"parameter {tensor.name!r} holds NaN: train from a sound checkpoint")
+
+
+def _constants(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Tensors written as Constant nodes, by the names of their nodes' outputs."""
+    found = []
+    for node in model.graph.node:
+        for attribute in node.attribute if node.op_type == "Constant" else []:
+            if attribute.name == "value":
+                tensor = onnx.TensorProto()
+                tensor.CopyFrom(attribute.t)
+                tensor.name = node.output[0]
+                found.append(tensor)
+    return found
 
 
 def to_array(tensor: onnx.TensorProto) -> Array:
@@ -139,11 +160,21 @@ def bind(model: onnx.ModelProto, batch_size: int, dims: Mapping[str, int] | None
                     f"(dims: {name or axis}=..., or --dim {name or axis}=N)"
                 )
             dim.dim_value = dict(dims or {})[name]
+    _require_size(value)
     del bound.graph.value_info[:]
     for output in bound.graph.output:
         if output.type.HasField("tensor_type"):
             output.type.tensor_type.ClearField("shape")
     return bound
+
+
+def _require_size(value: onnx.ValueInfoProto) -> None:
+    shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+    if min(shape) < 1 or 4 * math.prod(shape) > INPUT_BYTES_MAX:
+        raise AutodiffError(
+            f"input {value.name!r} has shape {shape}: dimensions from 1 on, and a batch of at most "
+            f"{INPUT_BYTES_MAX >> 20} MiB can be fed; take a smaller batch or other dims"
+        )
 
 
 def _zeros(value: onnx.ValueInfoProto) -> Array:
@@ -179,6 +210,11 @@ def observe(model: onnx.ModelProto, batch_size: int, dims: Mapping[str, int] | N
     value = data_input(bound)
     names = [name for node in bound.graph.node for name in node.output if name]
     values = run_once(bound, names, value)
+    for name, found in values.items():
+        if not isinstance(found, np.ndarray):
+            raise AutodiffError(
+                f"value {name!r} is a sequence or optional: export the model with tensors alone"
+            )
     weights = {tensor.name: to_array(tensor) for tensor in bound.graph.initializer}
     feed_shape = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
     shapes: dict[str, Shape] = {name: array.shape for name, array in {**weights, **values}.items()}

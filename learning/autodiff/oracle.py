@@ -108,7 +108,9 @@ def _constant_of_shape(torch: Any, x: list[Any], a: dict[str, Any]) -> Any:
 
 def _norm(torch: Any, x: list[Any], a: dict[str, Any]) -> Any:
     axis = a.get("axis", -1)
-    return torch.nn.functional.layer_norm(x[0], x[0].shape[axis:], x[1], x[2], a.get("epsilon", 1e-5))
+    return torch.nn.functional.layer_norm(
+        x[0], x[0].shape[axis:], x[1], x[2] if len(x) > 2 else None, a.get("epsilon", 1e-5)
+    )
 
 
 def _slice(torch: Any, x: list[Any], _: dict[str, Any]) -> Any:
@@ -194,6 +196,7 @@ OPERATORS: dict[str, Translate] = {
     "Transpose": lambda torch, x, a: x[0].permute(a.get("perm", list(range(x[0].dim()))[::-1])),
     "Squeeze": lambda torch, x, a: x[0].squeeze(x[1].tolist() if len(x) > 1 else None),
     "Unsqueeze": lambda torch, x, a: _unsqueeze(x[0], x[1].tolist()),
+    "TopK": lambda torch, x, a: torch.topk(x[0], int(x[1]), a.get("axis", -1), bool(a.get("largest", 1))),
     "Concat": lambda torch, x, a: torch.cat([torch.atleast_1d(t) for t in x], dim=a["axis"]),
     "Split": _split,
     "Slice": _slice,

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from learning.artifact import InputSpec
 from learning.autodiff.graph import prune
-from learning.autodiff.observe import data_input
+from learning.autodiff.observe import STANDARD, data_input
 
 IR_VERSION_MOST = 10  # read by onnxruntime 1.18 and newer
 
@@ -44,7 +44,9 @@ def rename(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
 
 def finish(graph: onnx.GraphProto, source: onnx.ModelProto) -> bytes:
     """Deterministic bytes of a model that older runtimes read, too."""
-    model = helper.make_model(graph, opset_imports=list(source.opset_import), producer_name="edgerig")
+    # Exporters import domains that no node uses; a runtime that lacks one refuses the file.
+    standard = [entry for entry in source.opset_import if entry.domain in STANDARD]
+    model = helper.make_model(graph, opset_imports=standard, producer_name="edgerig")
     model.ir_version = min(model.ir_version, IR_VERSION_MOST)
     data: bytes = model.SerializeToString(deterministic=True)
     return data

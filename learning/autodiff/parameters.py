@@ -80,6 +80,8 @@ def _judge_one(name: str, array: Array, consumers: dict[str, list[tuple[onnx.Nod
         return Verdict(name, None, f"constant: {array.dtype} is no float")
     if array.ndim == 0:
         return Verdict(name, None, "constant: a scalar")
+    if not array.size:
+        return Verdict(name, None, "constant: empty")
     seen: set[str] = set()
     queue = [name]
     reason = "constant: no layer uses it as a weight"

@@ -140,7 +140,6 @@ NO_GRADIENT: frozenset[str] = frozenset(
         "Shape",
         "Sign",
         "Size",
-        "TopK",
         "Xor",
     ]
 )

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, version_converter
+from onnx import TensorProto, helper, inliner, version_converter
 
 from learning.artifact import Flat, InputSpec, LabelSpec, NoiseSpec, ParameterSpec, TrainingArtifact, flatten
 from learning.autodiff import losses
@@ -22,11 +22,14 @@ from learning.autodiff.parameters import Verdict, judge, select
 from learning.autodiff.rewrite import Rewritten, inference_mode, rewrite
 
 LABELS, WEIGHTS = "edgerig:labels", "edgerig:weights"  # until they get their final names
+OUTPUT = "edgerig:output:"  # before an output's final name: a model may have a value of that name
 OPSET_LEAST = 17  # ScatterND and ScatterElements add from 16 on, LayerNormalization comes with 17
 
 
 def modern(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model in opset 17 at least, so that every rule finds the operators it uses, and as it is evaluated."""
+    if model.functions:
+        model = inliner.inline_local_functions(model)
     check_model(model)
     model = inference_mode(model)
     if default_opset(model) >= OPSET_LEAST:
@@ -97,6 +100,10 @@ def _chosen(observed: Observed, trainable: Sequence[str] | None) -> list[Verdict
             raise AutodiffError(
                 f"parameter {verdict.name!r} is {observed.dtypes[verdict.name]}: convert it to float32"
             )
+        if not np.isfinite(observed.weights[verdict.name]).all():
+            raise AutodiffError(
+                f"parameter {verdict.name!r} holds an infinity: train from a sound checkpoint"
+            )
     return chosen
 
 
@@ -150,7 +157,7 @@ def default_input(observed: Observed) -> InputSpec:
 
 def forward_graph(observed: Observed, trained: set[str]) -> Graph:
     """The forward pass as a graph under construction: folded constants in, folded nodes out."""
-    graph = Graph(observed.opset, observed.dtypes[observed.output])
+    graph = Graph(observed.opset, observed.dtypes[observed.output], taken=observed.shapes.keys())
     graph.nodes = [
         node
         for node in observed.model.graph.node
@@ -178,6 +185,11 @@ class _Builder:
     def training(self, head: losses.Loss, options: dict[str, Any]) -> bytes:
         g, output = self.graph, self.tensors[self.observed.output]
         batch = self.observed.shapes[self.observed.input.name][0]
+        if output.dims[:1] != (batch,) or 0 in output.dims:
+            raise AutodiffError(
+                f"the model's first output has shape {list(output.dims)} for a batch of {batch}: a loss needs one row "
+                "per sample, first axis first"
+            )
         forward = list(g.nodes)
         g.nodes = []
         labels = Tensor(LABELS, g, head.label_shape(output.dims), np.dtype(head.label_dtype))
@@ -198,7 +210,9 @@ class _Builder:
         for verdict in self.chosen:
             results[f"g:{verdict.name}"] = grads[verdict.name]
         for target, tensor in results.items():
-            g.nodes.append(helper.make_node("Identity", [tensor.name], [target], name=f"out:{target}"))
+            g.nodes.append(
+                helper.make_node("Identity", [tensor.name], [OUTPUT + target], name=f"out:{target}")
+            )
         g.nodes = [*forward, *g.nodes]
         return self._serialize(list(results), batch, labels)
 
@@ -209,7 +223,7 @@ class _Builder:
             raise AutodiffError("no chosen parameter has any influence on the model's first output")
 
     def _serialize(self, outputs: list[str], batch: int, labels: Tensor) -> bytes:
-        nodes, used = prune(self.graph.nodes, outputs)
+        nodes, used = prune(self.graph.nodes, [OUTPUT + name for name in outputs])
         source = self.observed.input
         prefix = scaling_nodes(self.feed, source.name, source.type.tensor_type.elem_type)
         inputs = [
@@ -227,7 +241,7 @@ class _Builder:
         ]
         names = {v.name: f"p:{v.name}" for v in self.chosen}
         names |= {LABELS: "labels", WEIGHTS: "weights", **{n: n for n in self.rewritten.noise}}
-        names |= {name: name for name in outputs}
+        names |= {OUTPUT + name: name for name in outputs}
         shapes = self.observed.shapes
         inputs += [
             helper.make_tensor_value_info(f"p:{v.name}", TensorProto.FLOAT, list(shapes[v.name]))

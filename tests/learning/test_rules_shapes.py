@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from learning_gradcheck import check_adjoint, check_numeric
+from learning_gradcheck import check_adjoint, check_numeric, gradients
 from onnx import helper
 
 node = helper.make_node
@@ -119,3 +119,23 @@ def test_trilu(upper, diagonal):
     if diagonal is not None:
         arrays["k"] = np.asarray(diagonal, np.int64)
     check_adjoint([node("Trilu", list(arrays), ["y"], upper=upper)], arrays, ["x"])
+
+
+@pytest.mark.parametrize("attributes", [{"axis": 1}, {"axis": -1, "largest": 0}, {"axis": 0}])
+def test_the_largest_k_take_the_gradient(attributes):
+    arrays = {"x": np.random.default_rng(3).permutation(24).reshape(4, 6).astype(np.float32), "k": ints(2)}
+    check_numeric([node("TopK", ["x", "k"], ["y", "i"], **attributes)], arrays, ["x"])
+
+
+def test_indices_of_the_largest_have_no_gradient():
+    """What is computed from them is constant to the left: the other path counts alone."""
+    x, dy = values(3, 5), values(3, 2, seed=1)
+    nodes = [
+        node("TopK", ["x", "k"], ["v", "i"], axis=1),
+        node("Cast", ["i"], ["c"], to=1),
+        node("Mul", ["v", "c"], ["y"]),
+    ]
+    (got,) = gradients(nodes, {"x": x, "k": ints(2)}, ["x"], {"y": dy})
+    largest, want = np.argsort(-x, axis=1)[:, :2], np.zeros_like(x)
+    np.put_along_axis(want, largest, dy * largest, axis=1)
+    np.testing.assert_array_equal(got, want)

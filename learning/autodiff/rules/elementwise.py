@@ -283,6 +283,6 @@ def log_softmax(n: Node) -> Gradients:
     return n.dy - n.graph.op("Exp", n.y) * n.graph.sum(n.dy, [int(n.attr("axis", -1))], keep=True)
 
 
-@rule("Dropout", notes="in evaluation mode the identity; training mode see learning/autodiff/modes.py")
+@rule("Dropout", notes="in evaluation mode the identity; masks by `--dropout` (learning/autodiff/rewrite.py)")
 def dropout(n: Node) -> Gradients:
     return n.dy

@@ -39,6 +39,14 @@ def split(n: Node) -> Gradients:
     return n.graph.op("Concat", *parts, axis=axis)
 
 
+@rule("TopK", notes="of the values; indices have none")
+def top_k(n: Node) -> Gradients:
+    if n.grads[0] is None:
+        return None
+    axis, indices = int(n.attr("axis", -1)), n.outputs[1]
+    return n.graph.op("ScatterElements", n.graph.zeros_like(n.x), indices, n.dy, axis=axis)
+
+
 @rule("Slice", notes="constant bounds; steps of either sign")
 def slice_(n: Node) -> Gradients:
     starts, ends = n.ints(1), n.ints(2)

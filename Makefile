@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON := .venv/bin/python
+PYTHON_TORCH := .cache/torch-venv/bin/python
 EDGERIG := .venv/bin/edgerig
 QUICKSTART := topology/examples/quickstart.yaml
 SEED_OPTION := $(if $(SEED),--seed $(SEED))
@@ -12,7 +13,7 @@ TEST_BOUND_S := 2400
 # onnxruntime >= 1.29 sends usage data to its vendor unless told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo process-demo test check bench images clean
+.PHONY: help setup demo process-demo test test-torch check bench images clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +40,11 @@ test: ## every test, real containers included (some 20 minutes)
 	@scripts/setup || { [[ $$? -eq 3 && -z "$${CI:-}" ]] && scripts/setup --python-only && \
 	    echo "test: NO DOCKER HERE (see above): tests that need it are skipped. In CI they would fail."; }
 	@$(PYTHON) scripts/lib/bounded.py $(TEST_BOUND_S) $(PYTHON) -m pytest
+
+test-torch: ## gradients, losses and optimizers against PyTorch, in an environment of its own that has it
+	@scripts/setup --torch
+	@$(PYTHON_TORCH) -c 'import torch; print("test-torch: PyTorch", torch.__version__)'
+	@$(PYTHON_TORCH) scripts/lib/bounded.py $(TEST_BOUND_S) $(PYTHON_TORCH) -m pytest -m torch
 
 check: ## format, lint, types, import floors, generated files, unit tests
 	@scripts/setup --python-only

@@ -76,7 +76,9 @@ def speeds() -> dict[str, float]:
         from flwr.common import ndarrays_to_parameters, parameters_to_ndarrays
         from flwr.server.strategy.aggregate import aggregate
     except ImportError:
-        raise SystemExit("merge: it needs flwr: .venv/bin/pip install -e '.[bench]'") from None
+        raise SystemExit(
+            "merge: it needs flwr: install '.[bench]' into an environment of its own, without requirements.lock"
+        ) from None
     updates, master = vectors(), np.zeros(PARAMETERS, np.float32)
     raw, small = make_chain(uplink_spec(None, entropy="none")), make_chain(uplink_spec(0.01, "int8"))
     dense = [Item(aligned(raw.encode(u, seed=1)), 100 + i) for i, u in enumerate(updates)]

@@ -2,7 +2,7 @@
 
 One thread each, momentum SGD, batch 32, the same batch fed to both, steps interleaved, medians of CPU time.
 Peak memory is that of two child processes which import one framework each and train 30 steps. PyTorch comes
-with `edgerig[bench]`.
+with `edgerig[torch]`.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ def check(model: onnx.ModelProto, artifact: TrainingArtifact, seed: int = 0) -> 
     try:
         import torch  # noqa: F401
     except ImportError as error:
-        raise AutodiffError("the check needs PyTorch: pip install 'edgerig[bench]'") from error
+        raise AutodiffError("the check needs PyTorch: pip install 'edgerig[torch]'") from error
     from learning.autodiff.oracle import torch_loss, torch_output
 
     model = modern(model)
@@ -212,7 +212,7 @@ def check(model: onnx.ModelProto, artifact: TrainingArtifact, seed: int = 0) -> 
     for name, value in unflatten(artifact, grad).items():
         want = leaves[name].grad.numpy()
         errors[name] = float(np.abs(value - want).max() / max(float(np.abs(want).max()), 1e-12))
-    return Check(mine, float(theirs), errors)
+    return Check(mine, float(theirs.detach()), errors)
 
 
 def export(model: onnx.ModelProto, artifact: TrainingArtifact, flat: Flat) -> onnx.ModelProto:

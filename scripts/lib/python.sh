@@ -3,6 +3,7 @@
 
 VENV="$EDGERIG_REPO/.venv"
 VENV_STAMP="$VENV/.edgerig-stamp"
+VENV_EXTRAS=host,dev
 # A slow line downloads 150 MB of wheels in this time; a dead one must not hang the setup.
 PIP_WAIT_S=1800
 
@@ -43,6 +44,13 @@ ensure_python() {
     explain_missing_python
 }
 
+# PyTorch is large and an oracle only: an environment of its own, which `make clean` removes.
+use_torch_venv() {
+    VENV="$EDGERIG_REPO/.cache/torch-venv"
+    VENV_STAMP="$VENV/.edgerig-stamp"
+    VENV_EXTRAS=dev,torch
+}
+
 # The stamp names what .venv was made from; the same inputs need no pip.
 venv_inputs() {
     {
@@ -59,21 +67,21 @@ venv_is_fresh() {
 ensure_venv() {
     local started_ms
     if venv_is_fresh; then
-        say ".venv is up to date ($("$VENV/bin/python" --version))"
+        say "$(basename "$VENV") is up to date ($("$VENV/bin/python" --version))"
         return 0
     fi
     started_ms=$(now_ms)
     if ! { [[ -x $VENV/bin/python ]] && python_is_new_enough "$VENV/bin/python"; }; then
         ensure_python
-        say "making .venv with $PYTHON ($("$PYTHON" --version))"
+        say "making $(basename "$VENV") with $PYTHON ($("$PYTHON" --version))"
         quietly "$PYTHON" -m venv --clear "$VENV" || fail_environment "python -m venv failed; see above."
     fi
-    say "installing edgerig[host,dev] in the versions of requirements.lock into .venv"
+    say "installing edgerig[$VENV_EXTRAS] in the versions of requirements.lock into $(basename "$VENV")"
     # Python compiles what it imports, once; compiling everything here costs twelve seconds of two cores.
     quietly timeout_or_not "$PIP_WAIT_S" "$VENV/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check \
-        --constraint "$EDGERIG_REPO/requirements.lock" --editable "${EDGERIG_REPO}[host,dev]" ||
+        --constraint "$EDGERIG_REPO/requirements.lock" --editable "${EDGERIG_REPO}[$VENV_EXTRAS]" ||
         fail_environment "pip could not install the packages; see above." \
             "Check this machine's network and pip settings (pip config list) and run this again."
     venv_inputs >"$VENV_STAMP"
-    say ".venv is ready after $(seconds_since "$started_ms")"
+    say "$(basename "$VENV") is ready after $(seconds_since "$started_ms")"
 }

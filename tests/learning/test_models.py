@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from edgerig.commands.model import app
 from learning.artifact import InputSpec
 from learning.autodiff import AutodiffError, build_training_graph, initial_parameters
 from learning.autodiff.losses import LOSSES
+from learning.autodiff.registry import RULES
 from learning.autodiff.table import document, figures
 from learning.evaluator import Evaluator, macro_f1
 from learning.models import MODELS, build_model
@@ -34,9 +36,9 @@ def prepared(name, batch=4, **options):
     return model, build_training_graph(model, batch_size=batch, scaling=scaling, **{"loss": loss, **options})
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_gradients_are_pytorchs(name):
-    pytest.importorskip("torch", reason="the oracle is PyTorch (edgerig[bench])")
     model, artifact = prepared(name)
     result = check(model, artifact)
     assert result.loss == pytest.approx(result.torch_loss, rel=1e-5)
@@ -74,8 +76,38 @@ def test_losses_weigh_samples_and_agree_with_the_evaluator(loss):
     assert (measured.perplexity is not None) == (loss == "next_token")
 
 
+@pytest.mark.torch
+@pytest.mark.parametrize("loss", ["mean_squared_error", "binary_cross_entropy"])
+def test_other_losses_have_pytorchs_gradients(loss):
+    model, artifact = prepared("mlp", loss=loss)
+    result = check(model, artifact)
+    assert result.loss == pytest.approx(result.torch_loss, rel=1e-5)
+    assert result.worst < 1e-4, result.errors
+
+
+@pytest.mark.torch
+def test_the_check_fails_where_a_rule_is_wrong(monkeypatch):
+    """By the command, whose exit code is what people look at."""
+    run = CliRunner().invoke
+    assert run(app, ["check", "mlp", "--batch-size", "4"]).exit_code == 0
+    wrong = dataclasses.replace(RULES["Relu"], rule=lambda n: n.dy)
+    monkeypatch.setitem(RULES, "Relu", wrong)
+    done = run(app, ["check", "mlp", "--batch-size", "4"])
+    assert done.exit_code == 1
+    assert "fc1.weight" in done.output
+
+
+def test_the_check_without_pytorch_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    done = CliRunner().invoke(app, ["check", "mlp"])
+    assert done.exit_code == 2
+    assert "edgerig[torch]" in done.output
+
+
+@pytest.mark.torch
 def test_label_smoothing_is_pytorchs():
-    torch = pytest.importorskip("torch", reason="the oracle is PyTorch (edgerig[bench])")
+    import torch
+
     model, artifact = prepared("mlp", loss_options={"label_smoothing": 0.1})
     flat = initial_parameters(model, artifact)
     step = StepSession(artifact, flat, np.empty_like(flat))

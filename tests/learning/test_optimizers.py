@@ -61,9 +61,11 @@ def test_updates_are_the_textbooks(case):
     np.testing.assert_allclose(params, reference(spec, start, grads), atol=3e-6)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("case", CASES)
 def test_updates_are_pytorchs(case):
-    torch = pytest.importorskip("torch", reason="the oracle is PyTorch (edgerig[bench])")
+    import torch
+
     rng = np.random.default_rng(1)
     options = dict(case)
     kind = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[options.pop("optimizer")]

@@ -41,9 +41,9 @@ def loaded(name):
     return model, data, TrainingArtifact.from_bytes(artifact.to_bytes())
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_pytorchs(name):
-    pytest.importorskip("torch", reason="the oracle is PyTorch (edgerig[bench])")
     model, _, artifact = loaded(name)
     result = check(model, artifact)
     assert result.loss == pytest.approx(result.torch_loss, rel=1e-5)

@@ -17,11 +17,12 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    for folder in ("scripts/lib", ".venv/bin", "benchmarks"):
+    for folder in ("scripts/lib", ".venv/bin", ".cache/torch-venv/bin", "benchmarks"):
         (tmp_path / folder).mkdir(parents=True)
     shutil.copy(REPO / "Makefile", tmp_path)
     program(tmp_path / ".venv/bin/edgerig", 'echo "edgerig $*"')
     program(tmp_path / ".venv/bin/python", 'echo "python $*"')
+    program(tmp_path / ".cache/torch-venv/bin/python", 'echo "python with torch $*"')
     return tmp_path
 
 
@@ -96,7 +97,32 @@ def test_test_passes_failure_on(clone: Path) -> None:
     assert make(clone, "test").returncode != 0
 
 
+def test_the_oracles_tests_run_where_pytorch_is(clone: Path) -> None:
+    with_setup(clone, 0)
+    lines = make(clone, "test-torch").stdout.splitlines()
+    assert lines[0] == "setup --torch"
+    assert all(line.startswith("python with torch") for line in lines[1:])
+    assert lines[-1].endswith("-m pytest -m torch")
+
+
+def test_without_pytorch_the_oracles_tests_fail_rather_than_skip(clone: Path) -> None:
+    """All of them skipped would be exit code 0."""
+    with_setup(clone, 0)
+    program(clone / ".cache/torch-venv/bin/python", 'case "$*" in *"import torch"*) exit 1 ;; esac')
+    assert make(clone, "test-torch").returncode != 0
+
+
 def test_help_names_every_target(clone: Path) -> None:
     said = make(clone, "help").stdout
-    for target in ("setup", "demo", "process-demo", "test", "check", "bench", "images", "clean"):
+    for target in (
+        "setup",
+        "demo",
+        "process-demo",
+        "test",
+        "test-torch",
+        "check",
+        "bench",
+        "images",
+        "clean",
+    ):
         assert f"make {target} " in said

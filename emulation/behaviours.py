@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from emulation.faults.base import FaultProblem
-from emulation.tail import Tail
 from history.events import Event
+from history.reader import Tail
 from topology.plan import FaultParams
 from topology.plan.agent import HOOK_NAME
 
@@ -52,10 +52,10 @@ class HookFiles:
             self._write(device, told)
 
     def says(self, device: str, event: str) -> list[Event]:
-        tail = self._tails.setdefault(device, Tail(self._nodes / device / "history.jsonl"))
+        tail = self._tails.setdefault(device, Tail(self._nodes / device / "history.jsonl", device))
         said = self._said.setdefault(device, [])
-        while found := tail.read():
-            said += [one for one in found if one.event in ("misbehaviour", "disconnected")]
+        # One piece each time: a device that writes without end keeps nobody here, and is looked at again.
+        said += [one for one in tail.poll() if one.event in ("misbehaviour", "disconnected")]
         del said[:-EVENTS_KEPT]
         return [one for one in said if one.event == event]
 
@@ -64,7 +64,10 @@ class HookFiles:
 
     def _read(self, device: str) -> dict[str, Any]:
         try:
-            content = self._path(device).read_bytes()
+            # The folder is the device's: neither a link nor a pipe that it may have put there is followed.
+            handle = os.open(self._path(device), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(handle, "rb") as file:
+                content = file.read(CONTENT_BYTES_MAX)
         except OSError as error:
             raise FaultProblem(
                 f"{device} has no hook ({error.strerror}): only a plan with such a fault opens one"

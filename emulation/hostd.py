@@ -36,10 +36,11 @@ from emulation.paths import RunPaths
 from emulation.power.keeper import PowerKeeper
 from emulation.probe import HostProbe
 from emulation.run_delay import Counters, RunDelay, thread_delays
-from emulation.tail import Tail
 from emulation.undo import UndoFile
+from history.reader import Tail
 from history.writer import HistoryWriter
 from topology.plan import FaultPlan, Plan
+from topology.plan.faults import COORDINATOR, HOSTD
 
 TURN_S = 0.05  # bounds the lateness of faults
 # The fleet is looked at this often even if Docker's events say nothing (an inspection per container).
@@ -75,7 +76,7 @@ class Hostd:
         self._fleet = Fleet(plan, docker)
         self._keeper = LinkKeeper(plan, backend, history, self._undo)
         self._bringup = BringUp(plan, paths, self._fleet, self._keeper, history)
-        self._tail = Tail(paths.coordinator_history)
+        self._tail = Tail(paths.coordinator_history, COORDINATOR)
         self._runner = FaultRunner(
             FAULTS,
             plan.devices,
@@ -88,7 +89,7 @@ class Hostd:
         )
         self._power = PowerKeeper(plan, paths, docker, self._keeper, history)
         self._delays: dict[str, RunDelay] = {}
-        fired = _already_fired(Tail(paths.history))
+        fired = _already_fired(Tail(paths.history, HOSTD))
         self._faults = FaultCore(plan.faults, done=fired)
         self._by_hand = ByHand(
             ControlServer(paths.own, paths.plan.stat().st_uid),
@@ -211,7 +212,7 @@ class Hostd:
         return self._orphaned or self._stopped()
 
     def _coordinator_events(self, now: float) -> None:
-        for event in self._tail.read():
+        for event in self._tail.poll():
             self._power.handle(event)
             for action in self._faults.handle(event, now):
                 self._runner.perform(action)
@@ -367,6 +368,6 @@ def _end_self() -> None:
 def _already_fired(own: Tail) -> list[str]:
     """Faults a hostd before this one has fired, from this node's own history."""
     fired: list[str] = []
-    while events := own.read():
+    while events := own.poll():
         fired += [str(event["fault"]) for event in events if event.event == "fault_applied"]
     return fired

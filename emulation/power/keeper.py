@@ -15,10 +15,11 @@ from emulation.link_keeper import VANISHED
 from emulation.links.base import DIRECTIONS, Direction
 from emulation.paths import RunPaths, write_atomic
 from emulation.power.core import Off, On, PowerCore, Reading
-from emulation.tail import Tail
 from history.events import Event
+from history.reader import Tail
 from history.writer import HistoryWriter
 from topology.plan import Plan
+from topology.plan.faults import HOSTD
 
 TROUBLE = (DockerProblem, CgroupError, *VANISHED)
 SAMPLE_S = 1.0  # a battery of a few hundred joules loses about a percent in this time
@@ -42,7 +43,7 @@ class PowerKeeper:
     def __init__(
         self, plan: Plan, paths: RunPaths, machines: Machines, links: Links, history: HistoryWriter
     ) -> None:
-        self._core = PowerCore(plan.devices, last_charges(Tail(paths.history)))
+        self._core = PowerCore(plan.devices, last_charges(Tail(paths.history, HOSTD)))
         self._paths, self._machines, self._links, self._history = paths, machines, links, history
         self._next_sample = 0.0
         self._told: dict[str, bytes] = {}
@@ -150,7 +151,7 @@ def interface_bytes(lines: Iterable[str]) -> float:
 def last_charges(own: Tail) -> dict[str, float]:
     """Charges as a hostd before this one has last recorded them."""
     charges: dict[str, float] = {}
-    while events := own.read():
+    while events := own.poll():
         for event in events:
             charge_j = event.get("charge_j")
             if event.event == "power_sample" and isinstance(charge_j, int | float):

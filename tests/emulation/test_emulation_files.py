@@ -1,4 +1,4 @@
-"""Boot token, undo file, following a history, cgroup files: on folders made for the test."""
+"""Boot token, undo file, hook files, cgroup files: on folders made for the test."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from edge_agent.gate import boot_token as token_inside
+from emulation.behaviours import HookFiles
 from emulation.cgroup import Cgroup, CgroupError, Throttling
+from emulation.faults.base import FaultProblem
 from emulation.paths import RunPaths, write_atomic
-from emulation.tail import Tail
 from emulation.token import ProcessGone, boot_token, start_time_ticks
 from emulation.undo import UndoFile
-from history.writer import HistoryWriter
+from topology.plan import FaultParams
+from topology.plan.agent import HOOK_NAME
 
 
 def test_start_time_counts_from_the_last_bracket() -> None:
@@ -49,20 +51,22 @@ def test_undo_entries_survive_and_a_cut_line_was_never_begun(tmp_path: Path) -> 
     assert list(UndoFile(path).open_entries) == [second, third]
 
 
-def test_tail_gives_whole_lines_once(tmp_path: Path) -> None:
-    path = tmp_path / "history.jsonl"
-    tail = Tail(path)
-    assert tail.read() == []
-    writer = HistoryWriter(path, "coordinator")
-    writer.append("round_opened", round=1, durable=True)
-    assert [event.event for event in tail.read()] == ["round_opened"]
-    with open(path, "ab") as file:
-        file.write(b'{"node":"coordinator","boot":"b","seq":1,"mono_s":1,')
-    assert tail.read() == []
-    with open(path, "ab") as file:
-        file.write(b'"wall_s":2,"event":"x","fields":{"round":4}}\nrubbish\n')
-    (event,) = tail.read()
-    assert (event.event, event["round"], event.mono_s) == ("x", 4, 1)
+def test_a_pipe_in_place_of_a_devices_files_holds_up_nobody(tmp_path: Path) -> None:
+    (tmp_path / "pi-1").mkdir()
+    os.mkfifo(tmp_path / "pi-1" / "history.jsonl")
+    os.mkfifo(tmp_path / "pi-1" / HOOK_NAME)
+    hooks = HookFiles(tmp_path)
+    assert hooks.says("pi-1", "misbehaviour") == []
+    hooks.untell("pi-1", "poison-1")
+
+
+def test_a_link_in_place_of_a_hook_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "pi-1").mkdir()
+    (tmp_path / "secret").write_text('{"told": {}}')
+    (tmp_path / "pi-1" / HOOK_NAME).symlink_to(tmp_path / "secret")
+    with pytest.raises(FaultProblem, match="has no hook"):
+        HookFiles(tmp_path).tell("pi-1", "poison-1", "poison", FaultParams())
+    assert (tmp_path / "secret").read_text() == '{"told": {}}'
 
 
 def test_atomic_write_replaces_and_is_readable_by_all(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ class Trainer:
         it is, since it stays in memory as the anchor of the difference.
 
         `correction` is added to every gradient (SCAFFOLD's c − cᵢ, learning.scaffold). `own`: what the device kept of
-        earlier tasks; what it is now is in the result, and counts once the update does.
+        earlier tasks, used up by this one; what it is now is in the result, and counts once the update does.
         `on_step(step, steps)` is called after every step; False cancels with TrainingCancelled, its own
         exceptions pass through. Raises TrainingDiverged on a NaN or infinite loss, ArtifactError on
         contradictions.

@@ -7,8 +7,12 @@ import re
 import signal
 from pathlib import Path
 
+import numpy as np
+import onnxruntime as ort
 import pytest
 from whole_run import LONG, REPOSITORY, SMOKE, background, edgerig, events, summary, until
+
+from learning.datasets import load
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +52,20 @@ def test_every_acked_update_was_merged(finished: Path) -> None:
 def test_audit_recomputes_the_versions(finished: Path) -> None:
     done = edgerig("audit", finished)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_exported_model_has_the_accuracy_of_the_summary(finished: Path, tmp_path: Path) -> None:
+    """By onnxruntime and numpy alone, on the test data as anybody would feed them."""
+    done = edgerig("model", "export", finished, "-o", tmp_path / "trained.onnx")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "of version 2" in done.stdout
+    session = ort.InferenceSession(tmp_path / "trained.onnx", providers=["CPUExecutionProvider"])
+    data = load("mnist-mini")
+    pixels = data.test_x.reshape(-1, 1, 28, 28).astype(np.float32) / 255
+    (logits,) = session.run(None, {session.get_inputs()[0].name: pixels})
+    assert (logits.argmax(1) == data.test_y).mean() == pytest.approx(
+        summary(finished)["final_accuracy"], abs=1e-3
+    )
 
 
 def test_no_secret_is_left(finished: Path) -> None:

@@ -165,6 +165,10 @@ def test_two_tasks_with_a_kept_state_are_one_long_task(kind):
     trainer, flat = Trainer(artifact, one), start(artifact)
     first = trainer.train(flat, chosen, seed=1)
     second = trainer.train(flat + first.delta, chosen, seed=1, own=first.own)
+    assert first.own.optimizer is not None
+    assert second.own.optimizer is not None
+    for before, after in zip(first.own.optimizer.vectors, second.own.optimizer.vectors, strict=True):
+        assert np.shares_memory(before, after), "a second copy would count against the device's memory"
     whole = trainer.train(flat, msgspec.structs.replace(chosen, local_steps=2), seed=1)
     np.testing.assert_allclose(first.delta + second.delta, whole.delta, atol=2e-5)
     forgetful = trainer.train(

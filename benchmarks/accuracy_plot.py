@@ -9,10 +9,12 @@ from typing import Any
 
 Point = dict[str, Any]
 Figures = dict[str, Any]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 WIDTH, HEIGHT = 760, 420
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 46, 56
 COLOURS = {"cnn": "#2563a8", "mlp": "#b45309"}
+LABEL_HEIGHT, LETTER_WIDTH = 12, 6.3  # of 11 px text, on the safe side
 STYLE = (
     "text{font:13px system-ui,sans-serif;fill:#333}.title{font-weight:600;font-size:15px}"
     ".axis{stroke:#888}.grid{stroke:#ddd}.label{font-size:11px}"
@@ -67,8 +69,9 @@ def svg(figures: Figures) -> str:
         return HEIGHT - BOTTOM - (accuracy - low_y) / (high_y - low_y) * (HEIGHT - BOTTOM - TOP)
 
     parts = [*_axes(x, y, range(low_x, high_x + 1), low_y, high_y)]
+    taken = [_around(x(p["update_bytes"]), y(p["accuracy"])) for p in points]
     for row, (model, own) in enumerate(models(figures)):
-        parts += _line(x, y, COLOURS[model], own["curve"])
+        parts += _line(x, y, COLOURS[model], own["curve"], taken)
         parts.append(
             f'<rect x="{LEFT + 90 * row}" y="{TOP - 18}" width="12" height="4" fill="{COLOURS[model]}"/>'
         )
@@ -97,7 +100,32 @@ def _axes(x: Any, y: Any, powers: Sequence[int], low: float, high: float) -> Ite
     yield f'<text x="{middle}" y="{HEIGHT - 12}" text-anchor="middle">bytes of an update, up</text>'
 
 
-def _line(x: Any, y: Any, colour: str, curve: Sequence[Point]) -> Iterator[str]:
+def _around(at: float, value: float) -> Box:
+    return at - 5, value - 5, at + 5, value + 5
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def place(at: float, value: float, text: str, taken: list[Box]) -> Box:
+    """Where a point's label goes: the nearest place that is free and in the plot; `taken` has it from then on."""
+    width = LETTER_WIDTH * len(text)
+    options = []
+    for step in range(10):
+        for top in (value + 6 + step * LABEL_HEIGHT, value - 6 - (step + 1) * LABEL_HEIGHT):
+            for left in (at + 6, at - 6 - width):
+                options.append((left, top, left + width, top + LABEL_HEIGHT))
+    inside = [
+        b for b in options if b[0] >= LEFT and b[2] <= WIDTH and b[1] >= TOP and b[3] <= HEIGHT - BOTTOM
+    ]
+    free = [box for box in inside if not any(_meet(box, other) for other in taken)]
+    chosen = next(iter(free or inside or options))
+    taken.append(chosen)
+    return chosen
+
+
+def _line(x: Any, y: Any, colour: str, curve: Sequence[Point], taken: list[Box]) -> Iterator[str]:
     ordered = sorted(curve, key=lambda point: point["update_bytes"])
     path = " ".join(f"{x(p['update_bytes']):.1f},{y(p['accuracy']):.1f}" for p in ordered)
     yield f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
@@ -108,4 +136,5 @@ def _line(x: Any, y: Any, colour: str, curve: Sequence[Point]) -> Iterator[str]:
             f'stroke="{colour}"/>'
         )
         yield f'<circle cx="{at:.1f}" cy="{y(value):.1f}" r="4" fill="{colour}"/>'
-        yield f'<text class="label" x="{at + 6:.1f}" y="{y(value) + 16:.1f}">{escape(point["chain"])}</text>'
+        left, _, _, bottom = place(at, y(value), point["chain"], taken)
+        yield f'<text class="label" x="{left:.1f}" y="{bottom - 2:.1f}">{escape(point["chain"])}</text>'

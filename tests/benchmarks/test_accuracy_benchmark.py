@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -9,7 +10,7 @@ import pytest
 
 from benchmarks import accuracy
 from benchmarks.accuracy import BASELINE, CHAINS, HEADLINE, POINTS, SEEDS, Cell, Cells, measure
-from benchmarks.accuracy_plot import markdown, svg
+from benchmarks.accuracy_plot import LEFT, WIDTH, Box, markdown, place, svg
 from wire.codecs import make_chain
 
 
@@ -57,6 +58,23 @@ def test_table_and_plot_hold_every_point(cells: Cells) -> None:
     table = markdown(figures)
     assert table.count("| 0.50 |") == len(circles) - 2
     assert "100 ×" in table
+
+
+def test_the_documents_are_those_of_the_recorded_figures() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    figures = json.loads((docs / "accuracy.json").read_text(encoding="utf-8"))
+    assert (docs / "accuracy.md").read_text(encoding="utf-8") == markdown(figures)
+    assert (docs / "accuracy.svg").read_text(encoding="utf-8") == svg(figures)
+
+
+def test_labels_of_points_that_lie_together_do_not_cover_each_other() -> None:
+    taken: list[Box] = []
+    boxes = [place(300 + 3 * i, 200 + 2 * i, "top_k_10pct_int8", taken) for i in range(8)]
+    assert taken == boxes
+    for i, (left, top, right, bottom) in enumerate(boxes):
+        assert left >= LEFT
+        assert right <= WIDTH
+        assert all(right <= b[0] or b[2] <= left or bottom <= b[1] or b[3] <= top for b in boxes[i + 1 :])
 
 
 @pytest.mark.parametrize("name", [name for name, spec in CHAINS.items() if spec is not None])

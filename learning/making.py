@@ -19,7 +19,7 @@ from learning.autodiff import AutodiffError, build_training_graph, initial_param
 from learning.autodiff.observe import data_input
 from learning.datasets.base import Array, Dataset
 from learning.plugins import load_plugins
-from learning.prepare import BASE_MB, Inspection, inspect, load_model
+from learning.prepare import BASE_MB, Inspection, inspect, load_model, rehearse
 from topology.plan import ModelPlan, Plan
 
 
@@ -64,6 +64,7 @@ def make_artifact(
             f"model {plan.model}: dropout is on, but there is no Dropout in it: exporters remove it; export in "
             "training mode, or remove the key"
         )
+    rehearse(artifact)
     return artifact, initial_parameters(model, artifact)
 
 

@@ -215,6 +215,18 @@ def check(model: onnx.ModelProto, artifact: TrainingArtifact, seed: int = 0) -> 
     return Check(mine, float(theirs.detach()), errors)
 
 
+def rehearse(artifact: TrainingArtifact) -> None:
+    """One step on zeros: whatever a device would stumble over is found here. Raises AutodiffError."""
+    flat = np.zeros(artifact.size, np.float32)
+    try:
+        StepSession(artifact, flat, np.empty_like(flat)).run()
+    except Exception as error:
+        raise AutodiffError(
+            f"model {artifact.model}: onnxruntime does not run the training graph made from it ({error}): please "
+            "report it with the model"
+        ) from error
+
+
 def export(model: onnx.ModelProto, artifact: TrainingArtifact, flat: Flat) -> onnx.ModelProto:
     """The inference model with trained parameters in place of its own."""
     trained = unflatten(artifact, np.ascontiguousarray(flat, np.float32))

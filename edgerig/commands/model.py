@@ -142,13 +142,14 @@ def prepare(
 
     from learning.autodiff import initial_parameters
     from learning.autodiff.parameters import select
-    from learning.prepare import patterns
+    from learning.prepare import patterns, rehearse
 
     with _refused():
         loaded, artifact = _artifact(
             model, loss, batch_size, trainable, batch_norm, dropout, feed, dims, seed
         )
         found = _require_fit(loaded, batch_size, dims, optimizer, profile, None)
+        rehearse(artifact)
         wanted = {v.name for v in select(found.verdicts, patterns(trainable))}
         idle = sorted(wanted - {spec.name for spec in artifact.parameters})
         if idle:

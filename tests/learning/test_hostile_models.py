@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +14,7 @@ from edgerig.commands.model import app
 from learning.artifact import InputSpec, unflatten
 from learning.autodiff import AutodiffError, build_training_graph, initial_parameters
 from learning.autodiff.observe import INPUT_BYTES_MAX
-from learning.prepare import MODEL_BYTES_MAX, Check, load_model
+from learning.prepare import MODEL_BYTES_MAX, Check, load_model, rehearse
 from learning.session import StepSession
 
 node = helper.make_node
@@ -200,3 +201,14 @@ def test_prepare_says_which_weights_the_loss_does_not_see(tmp_path):
 def test_a_gradient_that_is_no_number_fails_the_check():
     """max() would pass over a NaN that does not come first."""
     assert not Check(loss=1.0, torch_loss=1.0, errors={"a": 1e-7, "b": float("nan")}).worst <= 1e-4
+
+
+def test_a_graph_that_onnxruntime_refuses_never_reaches_a_device():
+    """A bug of ours in a rule, or a runtime without a kernel."""
+    artifact = build_training_graph(model(node("Relu", ["h"], ["y"])), batch_size=2, scaling=RAW)
+    rehearse(artifact)
+    graph = onnx.load_from_string(artifact.training)
+    graph.graph.node[-1].op_type = "Unheard"
+    broken = msgspec.structs.replace(artifact, training=graph.SerializeToString())
+    with pytest.raises(AutodiffError, match=r"does not run the training graph.*report it"):
+        rehearse(broken)

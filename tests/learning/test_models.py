@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import onnx
@@ -262,6 +263,14 @@ def test_rounds_to_a_target_are_counted_over_three_rounds():
     assert reached([0.991, 0.98, 0.99, 0.99, 0.99]) == 5
     assert reached([0.999, 0.98, 0.991]) == 3
     assert reached([0.99, 0.99]) is None
+
+
+def test_the_cnn_is_prepared_in_two_seconds_of_this_machine():
+    """Of its processor's time: how busy the machine is is not what is tested."""
+    model = build_model("cnn")
+    began = time.process_time()
+    build_training_graph(model, batch_size=16).to_bytes()
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))

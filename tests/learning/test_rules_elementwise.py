@@ -231,3 +231,11 @@ def test_einsum_that_sums_an_index_away():
 def test_fan_out_sums_gradients():
     nodes = [node("Mul", ["x", "x"], ["s"]), node("Exp", ["x"], ["e"]), node("Add", ["s", "e"], ["t"])]
     check_numeric([*nodes, node("Mul", ["t", "x"], ["y"])], {"x": away((2, 3))}, ["x"])
+
+
+def test_the_norm_of_zeros_has_no_gradient():
+    """As in PyTorch; 0/0 would make every weight NaN with the first padded row."""
+    x, dy = np.zeros((2, 3), np.float32), np.ones((2, 1), np.float32)
+    x[1] = [3, 0, 4]
+    (got,) = gradients([node("ReduceL2", ["x", "a"], ["y"])], {"x": x, "a": np.array([1])}, ["x"], {"y": dy})
+    np.testing.assert_allclose(got, [[0, 0, 0], [0.6, 0, 0.8]], rtol=1e-6)

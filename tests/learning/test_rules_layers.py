@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from learning_gradcheck import check_numeric, error, gradients, model_of, run
@@ -10,7 +12,8 @@ from onnx import helper, numpy_helper
 from learning.artifact import InputSpec, unflatten
 from learning.autodiff import AutodiffError, UnsupportedOperator, build_training_graph, initial_parameters
 from learning.autodiff.observe import observe
-from learning.autodiff.rewrite import rewrite
+from learning.autodiff.registry import RULES
+from learning.autodiff.rewrite import EXPANSIONS, rewrite
 from learning.session import StepSession
 from learning.shard import Shard
 from learning.trainer import Trainer, TrainingSpec, batches
@@ -315,3 +318,23 @@ def test_gradients_of_a_value_nobody_needs_are_not_made():
     arrays = {"x": values(2, 3), "w": values(3, 4, seed=1)}
     (dw,) = gradients([node("MatMul", ["x", "w"], ["y"])], arrays, ["w"], {"y": np.ones((2, 4), np.float32)})
     np.testing.assert_allclose(dw, np.repeat(arrays["x"].sum(0)[:, None], 4, axis=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_l2_normalization(axis):
+    check_numeric(
+        [node("LpNormalization", ["x"], ["y"], axis=axis)], {"x": values(2, 3, 4)}, ["x"], tolerance=1e-4
+    )
+
+
+def test_other_norms_are_refused_rather_than_taken_for_the_second():
+    with pytest.raises(AutodiffError, match="p = 1: only p = 2"):
+        gradients(
+            [node("LpNormalization", ["x"], ["y"], p=1)], {"x": values(2, 3)}, ["x"], {"y": values(2, 3)}
+        )
+
+
+def test_every_rule_has_a_test():
+    """By name, in the files that hold gradients against an independent derivative."""
+    text = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    assert [op for op in {*RULES, *EXPANSIONS} if f'"{op}"' not in text] == []

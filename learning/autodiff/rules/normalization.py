@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from learning.autodiff.errors import AutodiffError
 from learning.autodiff.graph import Tensor
 from learning.autodiff.registry import Gradients, Node, rule
 
@@ -90,6 +91,10 @@ def _scale_and_shift(n: Node, normal: Tensor) -> list[Tensor | None]:
 
 @rule("LpNormalization", notes="p = 2")
 def l2_normalization(n: Node) -> Gradients:
+    if int(n.attr("p", 2)) != 2:
+        raise AutodiffError(
+            f"LpNormalization (node {n.proto.name!r}) with p = {n.attr('p')}: only p = 2 has a rule"
+        )
     axis = [int(n.attr("axis", -1))]
     norm = n.graph.op("Sqrt", n.graph.sum(n.x * n.x, axis, keep=True) + float(np.finfo(np.float32).tiny))
     return (n.dy - n.y * n.graph.sum(n.dy * n.y, axis, keep=True)) / norm

@@ -47,7 +47,9 @@ def reduce_extreme(n: Node) -> Gradients:
     return mask * (_keep(n, n.dy, axes) / n.graph.sum(mask, axes, keep=True))
 
 
-@rule("ReduceL2")
+@rule("ReduceL2", notes="of nothing but zeros: zero, as in PyTorch")
 def reduce_l2(n: Node) -> Gradients:
     axes = _axes(n)
-    return n.x * (_keep(n, n.dy, axes) / _keep(n, n.y, axes))
+    norm = _keep(n, n.y, axes)
+    zero = n.graph.op("Equal", norm, n.graph.constant(np.asarray(0, n.y.dtype)))
+    return n.x * (_keep(n, n.dy, axes) / (norm + n.graph.cast(zero, n.y.dtype or np.float32)))

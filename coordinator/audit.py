@@ -6,7 +6,7 @@ Checked, each on its own, so that one forged place cannot hide behind another:
 - every update's bytes against its sha256, its order of arrival and its weight against its samples;
 - every version recomputed from the nearest snapshot, master and published bits compared by sha256;
 - versions without a gap, merged once, every acked update with an outcome;
-- the coordinator's history: the versions it says it committed;
+- the coordinator's history: the versions it says it committed, the control variates it says it published;
 - the agents' histories: what they saw acked must be in the journal with the same bytes, and what they were told became
   of it must be what the journal says.
 The journal is copied before it is opened: an audit never writes to its evidence.
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from msgspec import MsgspecError, Struct, structs
 
-from coordinator import merge
+from coordinator import controls, merge
 from coordinator.journal import as_vector, connect, sha256_of, steps_of
 from coordinator.merges import EMPTY, FEDAVG, Item, MergeSpec, State, state_sha256, unpack_state
 from coordinator.merging import merge_spec, statistics_of
@@ -91,6 +91,7 @@ class Audit:
         self._db, self._rounding, self._spec = db, rounding, spec
         self._before: versions.Patterns | None = None  # of the last version that was recomputed
         self.problems: list[str] = []
+        self.controls: dict[int, str] = {}  # what was published beside a version, by its sha256
         self.recomputed = 0
         self.skipped: list[int] = []
 
@@ -230,7 +231,14 @@ class Audit:
             )
             return snapshot
         self.recomputed += 1
+        self._note_control(version, model)
         return model
+
+    def _note_control(self, version: int, model: Known) -> None:
+        dtype = self._rounding.dtype
+        control = controls.published(self._spec.rule, model.state, model.master.size, dtype)
+        if control is not None:
+            self.controls[version] = versions.version_sha256(control)
 
     def _let_go(self, version: int) -> bool:
         return bool(
@@ -320,7 +328,7 @@ def _audit(root: Path, work: Audit) -> AuditResult:
     work.check_merges()
     work.check_versions()
     history = read_history(root)
-    witnesses = Witnesses(work.rows, work.note)
+    witnesses = Witnesses(work.rows, work.note, work.controls)
     witnesses.check_readable(history.defects)
     acked = witnesses.check_history(history.events)
     return AuditResult(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct, field
 
+from coordinator.controls import chain_of
 from learning.schedules import Schedule
 from topology.plan import DevicePlan, Plan, PolicyPlan, SchedulePlan, TrainingPlan, UplinkPlan
+from wire.chain_spec import CodecSpec
 from wire.messages import TrainSpec
 
 # Below this header, topic and PUBACK cost more than a fifth; 2,000 would be all that a 2G link may have in flight.
@@ -70,10 +72,14 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True):
     )
     finish_wait_s: float = 15.0  # agents disconnect within a second; hostd waits 20 s for them
     open_grant_bytes_max: int = OPEN_GRANT_BYTES_MAX
+    control: CodecSpec | None = (
+        None  # how the change of a control variate is sent with an update; None: there are none
+    )
 
     @property
     def update_bytes_max(self) -> int:
-        return self.parameters * 4 + UPDATE_OVERHEAD_BYTES
+        one = self.parameters * 4 + UPDATE_OVERHEAD_BYTES
+        return one if self.control is None else 2 * one
 
     def train_for(self, round_: int, version: int) -> TrainSpec:
         """With the learning rate of this round (counted from 1) or version (from 0)."""
@@ -137,5 +143,6 @@ def from_plan(plan: Plan, parameters: int, samples_max: int | None = None) -> Co
         uplink=plan.compression.uplink,
         policy=plan.policy,
         stop_at_accuracy=plan.training.stop_at_accuracy,
+        control=chain_of(plan.merge),
         start_timeout_s=plan.start_timeout_s,
     )

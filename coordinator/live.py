@@ -1,6 +1,7 @@
 """The live objects: the graph, live versions whole, and the deltas that lead to the newest. Bytes only, no network.
 
-The current version is live, and older ones for as long as open tasks name them (`keep`). Agents that hold one of the
+The current version is live, and older ones for as long as open tasks name them (`keep`); with each of them the server's
+control variate as of it, where there is one (`coordinator.controls`). Agents that hold one of the
 last versions fetch the chain of deltas from there, everybody else the whole version. Old objects are withdrawn (empty
 retained chunks), so what a broker keeps does not grow with the rounds.
 """
@@ -50,13 +51,16 @@ class LiveModels:
     def __init__(self, artifact: bytes, dtype: versions.Dtype, chunk_bytes: int) -> None:
         name = f"graph-{hashlib.sha256(artifact).hexdigest()[:8]}"
         self.graph = retained(name, artifact, chunk_bytes)
-        self._dtype, self._chunk_bytes = dtype, chunk_bytes
+        self.dtype, self._chunk_bytes = dtype, chunk_bytes
         self._patterns: Patterns | None = None
         self._wholes: dict[int, tuple[Retained, ModelRef]] = {}  # by version; the ref without its deltas
         self._deltas: deque[Retained] = deque()
+        self._controls: dict[int, Retained] = {}
         self.version = -1
 
-    def advance(self, version: int, patterns: Patterns, keep: Collection[int] = ()) -> Change:
+    def advance(
+        self, version: int, patterns: Patterns, keep: Collection[int] = (), control: Patterns | None = None
+    ) -> Change:
         """Make `version` the current one, beside those in `keep`. Returns what is new and what has to go."""
         old_deltas = tuple(self._deltas)
         fresh = [self._whole(version, patterns)]
@@ -71,17 +75,32 @@ class LiveModels:
         whole = fresh[0]
         self._trim(whole.ref.bytes)
         gone = [item.ref for item in old_deltas if item not in self._deltas]
-        gone += [self._wholes.pop(old)[0].ref for old in sorted(self._wholes.keys() - {*keep, version})]
+        for old in sorted(self._wholes.keys() - {*keep, version}):
+            gone += self._let_go(old)
         self.version, self._patterns = version, patterns
         self._wholes[version] = (whole, self._reference(version, patterns, whole))
         kept = tuple(item for item in fresh if item is whole or item in self._deltas)
+        if control is not None:
+            payload = versions.encode_full(control)
+            self._controls[version] = retained(f"c{version}", payload, self._chunk_bytes)
+            kept += (self._controls[version],)
         return Change(kept, tuple(gone))
 
     def withdraw(self, version: int) -> tuple[ObjectRef, ...]:
         """No task needs this older version any more: what has to go."""
         assert version != self.version, f"version {version} is the current one"
-        whole = self._wholes.pop(version, None)
-        return () if whole is None else (whole[0].ref,)
+        return tuple(self._let_go(version))
+
+    def _let_go(self, version: int) -> list[ObjectRef]:
+        whole, control = self._wholes.pop(version, None), self._controls.pop(version, None)
+        return ([] if whole is None else [whole[0].ref]) + ([] if control is None else [control.ref])
+
+    def control_of(self, version: int) -> ObjectRef:
+        """The server's control variate as of a live version."""
+        assert version in self._controls, (
+            f"no control variate of {version}, of {sorted(self._controls)} there are"
+        )
+        return self._controls[version].ref
 
     def _whole(self, version: int, patterns: Patterns) -> Retained:
         return retained(f"v{version}", versions.encode_full(patterns), self._chunk_bytes)
@@ -98,7 +117,7 @@ class LiveModels:
             version=version,
             sha256=versions.version_sha256(patterns),
             parameters=versions.parameters_of(patterns),
-            dtype=self._dtype,
+            dtype=self.dtype,
             full=whole.ref,
         )
 
@@ -117,7 +136,8 @@ class LiveModels:
 
     def everything(self) -> list[Retained]:
         """All live objects, the graph first: it is what a new agent needs first."""
-        return [self.graph, *(whole for whole, _ in self._wholes.values()), *self._deltas]
+        wholes = (whole for whole, _ in self._wholes.values())
+        return [self.graph, *wholes, *self._controls.values(), *self._deltas]
 
     def parameters(self) -> Float32:
         """The current version as agents have it: float32[n], a fresh array."""

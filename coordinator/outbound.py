@@ -8,6 +8,7 @@ from typing import Protocol
 
 from coordinator import actions as a
 from coordinator.config import CoordinatorConfig
+from coordinator.controls import dtype_of
 from coordinator.inbound import Inbound
 from coordinator.live import LiveModels, Retained
 from wire import messages as m
@@ -15,8 +16,8 @@ from wire import topics
 from wire.codecs.model import Patterns
 from wire.messages import ObjectRef
 
-# An interrupted change of version leaves at most a whole version and a delta or two behind.
-WITHDRAWN_KEPT = 4
+# An interrupted change of version leaves at most a whole version, its c and a delta or two behind.
+WITHDRAWN_KEPT = 5
 
 
 class Publisher(Protocol):
@@ -59,8 +60,15 @@ class Outbound:
             uplink=action.uplink,
             seed=action.seed,
             deadline_s=action.deadline_s,
+            control=self._control(action.version),
         )
         self._publish(topics.down(self._config.run, action.agent, "task"), m.encode(task))
+
+    def _control(self, version: int) -> m.ControlRef | None:
+        if self._config.control is None:
+            return None
+        ref, dtype = self._live.control_of(version), dtype_of(self._live.dtype)
+        return m.ControlRef(object=ref, dtype=dtype, chain=self._config.control)
 
     def send_grant(self, action: a.SendGrant) -> None:
         missing = self._inbound.grant(action.agent, action.task, action.sha256, action.bytes)
@@ -82,13 +90,19 @@ class Outbound:
     # --- live objects ----------------------------------------------------------------------------------------
 
     def make_current(
-        self, version: int, patterns: Patterns, *, keep: Collection[int] = (), announce: bool = True
+        self,
+        version: int,
+        patterns: Patterns,
+        *,
+        keep: Collection[int] = (),
+        announce: bool = True,
+        control: Patterns | None = None,
     ) -> list[Retained]:
         """Publish a version beside those in `keep`, withdraw others; returns what was published.
 
         `announce=False` while older versions are only walked through after a restart: withdrawing is still right.
         """
-        change = self._live.advance(version, patterns, keep)
+        change = self._live.advance(version, patterns, keep, control)
         for ref in change.withdraw:
             self._withdraw(ref)
         if announce:

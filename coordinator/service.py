@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from coordinator import actions as a
+from coordinator import controls
 from coordinator import events as e
 from coordinator.chronicle import Chronicle
 from coordinator.core import CoordinatorCore
@@ -67,6 +68,7 @@ class Service:
         self._core, self._journal, self._rounding, self._merging = core, journal, rounding, merging
         self._master, self._server_state = model.master, model.state
         self._patterns: dict[int, Patterns] = dict(model.recent)
+        self._control = self._published_control()
         self._inbox, self._link, self._inbound, self._outbound = inbox, link, inbound, outbound
         self._evaluation, self._chronicle, self._refusals = evaluation, chronicle, refusals
         self._sign, self._trouble = sign, ""
@@ -223,7 +225,13 @@ class Service:
         """Only now that it is durable does it become our model."""
         self._master, self._server_state = made.master, made.state
         self._patterns[made.version] = made.patterns
+        self._control = self._published_control()
         return e.VersionCommitted(version=made.version, sha256=made.sha256, refused=made.refused)
+
+    def _published_control(self) -> Patterns | None:
+        """What devices correct their gradients with, as of the last version."""
+        rule, dtype = self._merging.rule, self._rounding.dtype
+        return controls.published(rule, self._server_state, self._master.size, dtype)
 
     def _execute(self, action: a.Action) -> None:
         match action:
@@ -260,13 +268,18 @@ class Service:
         for version in sorted(v for v in self._patterns if v <= action.version):
             if version > self._outbound.current:
                 named = version == action.version or version in action.keep
+                # A task is only ever given on the newest version where there are control variates.
+                control = self._control if version == action.version else None
                 objects = self._outbound.make_current(
-                    version, self._patterns[version], keep=action.keep, announce=named
+                    version, self._patterns[version], keep=action.keep, announce=named, control=control
                 )
         for version in [v for v in self._patterns if v < action.version]:
             del self._patterns[version]
         described = [{"name": o.ref.name, "bytes": o.ref.bytes, "chunks": o.ref.chunks} for o in objects]
-        self._chronicle.append("version_published", {"version": action.version, "objects": described})
+        fields: dict[str, Any] = {"version": action.version, "objects": described}
+        if self._control is not None:
+            fields["control"] = versions.version_sha256(self._control)
+        self._chronicle.append("version_published", fields)
 
     # --- once a second ---------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from history.events import Event
@@ -13,10 +13,15 @@ Rows = Callable[[str], list[tuple[Any, ...]]]
 
 
 class Witnesses:
-    """`rows` asks the journal, `note` is told of every contradiction."""
+    """`rows` asks the journal, `note` is told of every contradiction.
 
-    def __init__(self, rows: Rows, note: Callable[[str], None]) -> None:
-        self._note = note
+    `controls`: by version, the sha256 of the control variate that its updates lead to.
+    """
+
+    def __init__(
+        self, rows: Rows, note: Callable[[str], None], controls: Mapping[int, str] | None = None
+    ) -> None:
+        self._note, self._controls = note, controls or {}
         updates = rows("SELECT task, agent, sha256 FROM updates")
         self._kept: dict[Any, tuple[str, str]] = {task: (agent, sha) for task, agent, sha in updates}
         self._outcomes: dict[Any, str] = dict(rows("SELECT task, outcome FROM outcomes"))
@@ -36,6 +41,8 @@ class Witnesses:
         for event in events:
             if event.node == COORDINATOR and event.event == "version_committed":
                 self._check_version(event)
+            elif event.node == COORDINATOR and event.event == "version_published":
+                self._check_published(event)
             elif event.node != COORDINATOR and event.event == "acked":
                 acked += 1
                 self._check_ack(event)
@@ -47,6 +54,14 @@ class Witnesses:
         version = event.get("version")
         if self._versions.get(version) != event.get("sha256"):
             self._note(f"the history has version {version}, the journal another or none")
+
+    def _check_published(self, event: Event) -> None:
+        version = event.get("version")
+        known = self._controls.get(version) if isinstance(version, int) else None
+        if known is not None and event.get("control") != known:
+            self._note(
+                f"version {version} was published with a control variate that its updates do not lead to"
+            )
 
     def _check_ack(self, event: Event) -> None:
         task, sha256 = event.get("task"), event.get("sha256")

@@ -27,21 +27,24 @@ class Send(Action, frozen=True, kw_only=True):
 class Fetch(Action, frozen=True, kw_only=True):
     """Get an object and install it: the graph as it is, or (`model` given) the version it leads to.
 
-    `leads_to` is the model's version, or one on the way there along a chain of deltas.
+    `leads_to` is the model's version, or one on the way there along a chain of deltas. `control`: it is the server's
+    control variate, of as many parameters as the `model`.
     """
 
     task: str
     object: m.ObjectRef
     model: m.ModelRef | None
     leads_to: int | None
+    control: m.ControlRef | None = None
 
 
 class Train(Action, frozen=True, kw_only=True):
-    """Train on the version held."""
+    """Train on the version held; with `control` against the control variates held."""
 
     task: str
     spec: m.TrainSpec
     seed: int
+    control: m.ControlRef | None = None
 
 
 class Encode(Action, frozen=True, kw_only=True):
@@ -92,10 +95,14 @@ class MarkAcked(Action, frozen=True, kw_only=True):
 
 
 class Settle(Action, frozen=True, kw_only=True):
-    """The update of this task is over: add its content back to the residual, or not, and forget it."""
+    """The update of this task is over: add its content back to the residual, or not, and forget it.
+
+    `merged`: a version has it, so the device's control variate moves by what travelled with it.
+    """
 
     task: str
     give_back: bool
+    merged: bool = False
 
 
 class Record(Action, frozen=True, kw_only=True):

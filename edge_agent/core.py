@@ -53,6 +53,7 @@ class AgentCore:
             version=restored.version,
             version_sha256=restored.version_sha256,
             graph_sha256=restored.graph_sha256,
+            control_sha256=restored.control_sha256,
             items={item.task: item for item in restored.items},
             story=deque(maxlen=self.limits.story_lines),
         )

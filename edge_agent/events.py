@@ -28,7 +28,10 @@ class MessageArrived(Event, frozen=True, kw_only=True):
 
 
 class ObjectReady(Event, frozen=True, kw_only=True):
-    """An object was fetched, checked by its sha256 and installed. A model (not a graph) names its version."""
+    """An object was fetched, checked by its sha256 and installed. A model (not a graph) names its version.
+
+    `control`: it is the server's control variate.
+    """
 
     task: str
     name: str
@@ -36,6 +39,7 @@ class ObjectReady(Event, frozen=True, kw_only=True):
     wall_s: float
     version: int | None = None
     sha256: str = ""  # of the object; of the version's bits if it is a model
+    control: bool = False
 
 
 class ObjectFailed(Event, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from wire.chunks import Assembler, ChunkError, parse
-from wire.messages import ModelRef, ObjectRef
+from wire.messages import ControlRef, ModelRef, ObjectRef
 
 WINDOW_BYTES_MAX = 256 * 1024  # outstanding; more would only queue in the broker, in front of a cancel
 WINDOW_S = 1.0  # and no more than a second of the link
@@ -37,8 +37,10 @@ class Fetch:
         leads_to: int | None,
         link_bit_s: int,
         now: float,
+        control: ControlRef | None = None,
     ) -> None:
         self.task, self.reference, self.model, self.leads_to = task, reference, model, leads_to
+        self.control = control
         self.began = now
         self.payload: bytes | None = None
         self.failure = ""

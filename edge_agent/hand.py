@@ -77,19 +77,20 @@ def _problem(turn: Turn, order: m.Task) -> tuple[str, str] | None:
     """Why this order is refused: (code, sentence). Everything is checked before anything is allocated."""
     limits, model = turn.limits, order.model
     largest = model.parameters * 4 + limits.object_spare_bytes
+    objects = [model.full, *model.deltas, *([order.control.object] if order.control else [])]
     if model.parameters > limits.parameters_max:
         return (
             "too_large",
             f"a model of {model.parameters} parameters: this device takes {limits.parameters_max}",
         )
-    if any(ref.bytes > largest for ref in (model.full, *model.deltas)):
+    if any(ref.bytes > largest for ref in objects):
         return "sizes", f"{model.parameters} parameters cannot need objects of more than {largest} bytes"
     if order.graph.bytes > limits.graph_bytes_max:
         return (
             "too_large",
             f"a graph of {order.graph.bytes} bytes: this device takes {limits.graph_bytes_max}",
         )
-    if any(ref.chunks > ref.bytes for ref in (order.graph, model.full, *model.deltas)):
+    if any(ref.chunks > ref.bytes for ref in (order.graph, *objects)):
         return "sizes", "more chunks than bytes"
     train = order.train
     if not _sane(train):
@@ -98,8 +99,12 @@ def _problem(turn: Turn, order: m.Task) -> tuple[str, str] | None:
             f"cannot train with lr {train.lr}, momentum {train.momentum}, decay {train.weight_decay}, betas "
             f"{train.beta1} and {train.beta2}, epsilon {train.epsilon}, clip {train.clip_norm}, mu {train.prox_mu}",
         )
+    if order.control is not None and not _plain(train):
+        return "control", "control variates are for plain SGD, without momentum, clipping or a proximal term"
     try:
         make_chain(order.uplink.chain, feedback=order.uplink.feedback.kind != "off")
+        if order.control is not None:
+            make_chain(order.control.chain)
     except CodecError as error:
         return "compression", f"cannot compress as asked: {error.detail}"
     held = len(turn.state.items) + (turn.state.hand is not None and turn.state.hand.residual_busy)
@@ -117,6 +122,15 @@ def _sane(train: m.TrainSpec) -> bool:
         and all(share < 1 for share in shares)
         and 0 < train.epsilon < math.inf
         and (clip is None or 0 < clip < math.inf)
+    )
+
+
+def _plain(train: m.TrainSpec) -> bool:
+    """Whether how far the model moved is the mean of the gradients (learning.scaffold)."""
+    return (
+        train.optimizer == "sgd"
+        and train.lr > 0
+        and not (train.momentum or train.prox_mu or train.clip_norm is not None)
     )
 
 
@@ -148,6 +162,8 @@ def _wanted(turn: Turn, order: m.Task) -> list[Wanted]:
     wanted: list[Wanted] = []
     if state.graph_sha256 != order.graph.sha256:
         wanted.append(Wanted(order.graph, None))
+    if order.control is not None and state.control_sha256 != order.control.object.sha256:
+        wanted.append(Wanted(order.control.object, None, control=True))
     if state.version_sha256 != model.sha256:
         wanted += paths.cheapest(model, state.version)
     return wanted
@@ -157,12 +173,17 @@ def _fetch_next(turn: Turn, hand: Hand) -> None:
     hand.done = hand.total = 0
     if hand.wanted:
         wanted = hand.wanted[0]
-        model = None if wanted.leads_to is None else hand.order.model
-        turn.emit(a.Fetch(task=hand.task, object=wanted.ref, model=model, leads_to=wanted.leads_to))
+        order = hand.order
+        model = order.model if wanted.leads_to is not None or wanted.control else None
+        control = order.control if wanted.control else None
+        turn.emit(
+            a.Fetch(task=hand.task, object=wanted.ref, model=model, leads_to=wanted.leads_to, control=control)
+        )
         return
     turn.state.go(hand, P.TRAINING, turn.now, "has graph and version")
     turn.progress(hand.task, "training")
-    turn.emit(a.Train(task=hand.task, spec=hand.order.train, seed=hand.order.seed))
+    order = hand.order
+    turn.emit(a.Train(task=hand.task, spec=order.train, seed=order.seed, control=order.control))
 
 
 def _in_hand(turn: Turn, task: str, *phases: Phase) -> Hand | None:
@@ -184,7 +205,9 @@ def _in_hand(turn: Turn, task: str, *phases: Phase) -> Hand | None:
 def object_ready(turn: Turn, event: e.ObjectReady) -> None:
     state = turn.state
     # What is installed is installed, also when the task it was for is not wanted any more.
-    if event.version is None:
+    if event.control:
+        state.control_sha256 = event.sha256
+    elif event.version is None:
         state.graph_sha256 = event.sha256
     else:
         state.version, state.version_sha256 = event.version, event.sha256

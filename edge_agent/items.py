@@ -195,7 +195,8 @@ def settle_due(turn: Turn) -> None:
         if item.give_back and busy:
             continue
         item.settle_sent = True
-        turn.emit(a.Settle(task=item.task, give_back=item.give_back))
+        merged = item.outcome == "merged"
+        turn.emit(a.Settle(task=item.task, give_back=item.give_back, merged=merged))
 
 
 def settled(turn: Turn, event: e.Settled) -> None:

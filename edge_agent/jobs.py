@@ -24,8 +24,9 @@ from edge_agent.ledger import Carried, DiskBroken, SpoolError
 from edge_agent.memory import give_back
 from edge_agent.spool import Spoil, Spool
 from wire import messages as m
+from wire.codecs import make_chain, rounding_seed
 from wire.codecs import model as versions
-from wire.codecs import rounding_seed
+from wire.codecs.arrays import Float32
 from wire.codecs.errors import CodecError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Install:
     leads_to: int | None
     payload: bytes
     wall_s: float
+    control: m.ControlRef | None = None  # then it is the server's control variate
 
 
 Job = Install | a.Train | a.Encode
@@ -81,11 +83,11 @@ class Jobs:
         self._spool, self._shard, self._spoil = spool, shard, spoil
         self._run, self._agent, self._threads = run, agent, threads
         self._clock = clock
-        self._result: tuple[str, TrainResult] | None = None
+        self._result: tuple[a.Train, TrainResult] | None = None
 
     def discard(self, task: str) -> None:
         """Forget what was trained or encoded for it."""
-        if self._result is not None and self._result[0] == task:
+        if self._result is not None and self._result[0].task == task:
             self._result = None
         self._spool.discard(task)
 
@@ -121,7 +123,10 @@ class Jobs:
             raise WorkError("its bytes do not match its sha256")
         began = self._clock()
         sha256 = job.reference.sha256
-        if job.model is None or job.leads_to is None:
+        if job.control is not None and job.model is not None:
+            read_control(job.payload, job.model.parameters, job.control)
+            self._spool.hold_control(sha256, job.payload)
+        elif job.model is None or job.leads_to is None:
             self._spool.hold_graph(sha256, job.payload)
         else:
             sha256 = self._hold_model(job.model, job.leads_to, job)
@@ -132,6 +137,7 @@ class Jobs:
             wall_s=job.wall_s + self._clock() - began,
             version=job.leads_to,
             sha256=sha256,
+            control=job.control is not None,
         )
 
     def _hold_model(self, model: m.ModelRef, version: int, job: Install) -> str:
@@ -155,7 +161,7 @@ class Jobs:
     def _train(self, job: a.Train, on_step: OnStep) -> e.Event:
         self._result = None
         result = self.train(job, on_step)
-        self._result = (job.task, result)
+        self._result = (job, result)
         return e.Trained(
             task=job.task,
             samples=result.samples,
@@ -184,18 +190,30 @@ class Jobs:
         trainer = Trainer(artifact, self._shard, self._threads)
         own = self._spool.own() if spec.keep or artifact.local else Own()
         try:
-            return trainer.train(parameters, spec, job.seed, on_step, own=own)
+            return trainer.train(
+                parameters, spec, job.seed, on_step, self.correction(job, artifact.size), own
+            )
         except TrainingCancelled as cancelled:
             raise Stopped from cancelled
         except (TrainingDiverged, ArtifactError) as error:
             raise WorkError(str(error)) from error
 
+    def correction(self, job: a.Train, n: int) -> Float32 | None:
+        """SCAFFOLD's c - ci, float32[n]. Raises SpoolError, CodecError."""
+        if job.control is None:
+            return None
+        correction = read_control(self._spool.control(), n, job.control)
+        self._spool.take_variate_from(correction)
+        return correction
+
     # --- encode ----------------------------------------------------------------------------------------------
 
     def _encode(self, job: a.Encode) -> e.Event:
-        if self._result is None or self._result[0] != job.task:
+        if self._result is None or self._result[0].task != job.task:
             raise WorkError("nothing was trained for it")
-        result, self._result = self._result[1], None
+        (trained, result), self._result = self._result, None
+        layout = self.layout(bypass=job.uplink.bypass)
+        change = self._change(trained, result, layout)
 
         def report(carried: Carried) -> m.Report:
             return m.Report(
@@ -208,7 +226,7 @@ class Jobs:
                 fetch_bytes=job.fetch_bytes,
                 peak_rss_bytes=int(result.peak_rss_mb * 1e6),
                 residual_norm=carried.residual_norm,
-                raw_bytes=result.delta.size * 4,
+                raw_bytes=result.delta.size * (4 if change is None else 8),
                 residual_share=carried.residual_share,
             )
 
@@ -218,10 +236,11 @@ class Jobs:
             job.uplink,
             seed=rounding_seed(self._run, self._agent, job.task),
             version=job.version,
-            layout=self.layout(bypass=job.uplink.bypass),
+            layout=layout,
             report=report,
             spoil=self._spoil,
             own=result.own if result.own.local is not None or result.own.optimizer is not None else None,
+            change=change,
         )
         return e.Encoded(
             task=job.task,
@@ -230,11 +249,29 @@ class Jobs:
             report=prepared.item.report,
         )
 
+    def _change(self, trained: a.Train, result: TrainResult, layout: Layout) -> bytes | None:
+        """What the device's control variate is to move by, encoded. Running statistics have no gradients."""
+        from learning import scaffold
+
+        if trained.control is None:
+            return None
+        server = read_control(self._spool.control(), result.delta.size, trained.control)
+        change = scaffold.change(server, result.delta, result.steps, trained.spec.lr)
+        for part in layout.exact:
+            change[part] = 0
+        seed = rounding_seed(self._run, self._agent, f"{trained.task}/control")
+        return make_chain(trained.control.chain).encode(change, seed=seed)
+
     def layout(self, *, bypass: bool) -> Layout:
         """Of the graph held. Simulations put their own in its place."""
         from learning.artifact import TrainingArtifact
 
         return layout_of(TrainingArtifact.from_bytes(self._spool.graph()), bypass=bypass)
+
+
+def read_control(payload: bytes, n: int, control: m.ControlRef) -> Float32:
+    """The server's control variate, float32[n]. Raises CodecError."""
+    return versions.from_patterns(versions.decode_full(payload, n, control.dtype))
 
 
 def warm_up() -> None:

@@ -31,6 +31,9 @@ class KeptItem(Struct, frozen=True, kw_only=True):
     report: Report
     acked: bool = False
     feedback: bool = True  # what is given back goes to the residual; without error feedback it is lost
+    paired: bool = (
+        False  # two vectors (wire.pair): the update, and what the control variate moves by once it is merged
+    )
 
 
 class Residual(Struct, frozen=True, kw_only=True):
@@ -50,6 +53,8 @@ class HeldModel(Struct, frozen=True, kw_only=True):
 
 
 class HeldGraph(Struct, frozen=True, kw_only=True):
+    """An object that is kept as it came: the graph, the server's control variate."""
+
     file: str
     sha256: str
 
@@ -72,8 +77,10 @@ class Ledger(Struct, frozen=True, kw_only=True):
     items: tuple[KeptItem, ...] = ()
     residual: Residual | None = None
     velocity: Residual | None = None  # of deep gradient compression
+    variate: Residual | None = None  # SCAFFOLD's ci
     model: HeldModel | None = None
     graph: HeldGraph | None = None
+    control: HeldGraph | None = None  # SCAFFOLD's c
     own: OwnState | None = None
 
 
@@ -106,7 +113,8 @@ def own_vectors(own: OwnState | None) -> tuple[Residual | None, ...]:
 
 def files(ledger: Ledger) -> Iterator[str]:
     yield from (item.file for item in ledger.items)
-    for held in (ledger.residual, ledger.velocity, ledger.model, ledger.graph, *own_vectors(ledger.own)):
+    vectors = (ledger.residual, ledger.velocity, ledger.variate, *own_vectors(ledger.own))
+    for held in (*vectors, ledger.model, ledger.graph, ledger.control):
         if held is not None:
             yield held.file
 

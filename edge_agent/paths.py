@@ -11,10 +11,11 @@ DELTA_NAME = re.compile(r"^v(\d{1,12})-v(\d{1,12})$")  # wire.topics.model: `v6-
 
 
 class Wanted(NamedTuple):
-    """An object to fetch and the version it leads to; None for what is no model."""
+    """An object to fetch and the version it leads to; None for what is no model: the graph, or `control`."""
 
     ref: ObjectRef
     leads_to: int | None
+    control: bool = False
 
 
 def whole(model: ModelRef) -> Wanted:

@@ -354,7 +354,7 @@ class AgentService:
     def _settle(self, action: a.Action) -> None:
         assert isinstance(action, a.Settle)
         try:
-            norm = self._spool.settle(action.task, action.give_back)
+            norm = self._spool.settle(action.task, action.give_back, action.merged)
         except SpoolError as error:
             log.error("cannot settle %s: %s", action.task, error)
             self._results.append(e.SettleFailed(task=action.task, reason=str(error)[:512]))

@@ -8,10 +8,12 @@ is in the residual or in a payload, never in both and never in neither.
     ledger              msgpack: the run, the items, the names of the files below
     residual-<g>.f32    little-endian float32[n]
     velocity-<g>.f32    the same: the momentum of deep gradient compression, where it is asked for
+    variate-<g>.f32     the same: SCAFFOLD's ci, which moves in the instant that an update is settled as merged
     own-<g>.f32         the optimizer's state, parameters that never travel: where they are kept from task to task
     update-<g>.bin      payload of an update, kept until its outcome: decoding it gives back what was sent
     model-<g>.bin       bit patterns of the version held
     graph-<g>.bin       the training artifact
+    control-<g>.bin     the server's control variate, as it was published
 
 Disk use is bounded: four payloads, and two each of the others while one replaces the other. Memory: residuals are read
 and written in blocks; only encoding holds one float32 vector, the caller's own, and deep gradient compression a second.
@@ -31,10 +33,8 @@ from numpy.typing import NDArray
 from edge_agent import own as own_state
 from edge_agent import vectors
 from edge_agent.disk import Disk
-from edge_agent.intact import Intact
 from edge_agent.layout import Layout
 from edge_agent.ledger import (
-    LEDGER_SCHEMA,
     Carried,
     DiskBroken,
     HeldGraph,
@@ -50,9 +50,11 @@ from edge_agent.ledger import (
     restore_item,
 )
 from edge_agent.limits import PENDING_MAX, Limits
+from edge_agent.opening import LEDGER, opened
 from edge_agent.state import Restored
 from edge_agent.vectors import Vectors, bytes_of, share_of
-from wire.codecs.arrays import require_finite
+from wire import pair
+from wire.codecs.arrays import Bytes, require_finite
 from wire.codecs.chain import Chain, make_chain
 from wire.codecs.decode import decode
 from wire.codecs.decoded import Decoded
@@ -64,9 +66,7 @@ from wire.messages import Report, UplinkSpec
 if TYPE_CHECKING:
     from learning.trainer import Own
 
-LEDGER = "ledger"
-LEDGER_BYTES_MAX = 1 << 20  # four items with their reports are 3 kB
-KINDS = (*vectors.KINDS, "update-", "model-", "graph-")
+KINDS = (*vectors.KINDS, "update-", "model-", "graph-", "control-")
 LIMITS = Limits()
 NO_LAYOUT = Layout()
 
@@ -85,44 +85,12 @@ class Spool:
         self._prepared: dict[str, Prepared] = {}
         self._vectors = Vectors(disk, self._name)
         self.problems: list[str] = []  # what was found damaged at the start, for the log
-        self._ledger = self._open(run)
+        self._ledger = opened(disk, run, self.problems)
         self._inherited = True  # until an update of this life is committed
         self._generation = max([self._ledger.generation, *map(generation, disk.names())])
         self._sweep()
 
     # --- start -----------------------------------------------------------------------------------------------
-
-    def _open(self, run: str) -> Ledger:
-        try:
-            ledger = msgspec.msgpack.decode(self._disk.read(LEDGER, LEDGER_BYTES_MAX), type=Ledger)
-        except FileNotFoundError:
-            return Ledger(run=run)
-        except (OSError, msgspec.MsgspecError) as error:
-            self.problems.append(f"the ledger cannot be read and is started anew: {error}")
-            return Ledger(run=run)
-        if ledger.run != run or ledger.schema != LEDGER_SCHEMA:
-            self.problems.append(f"the state is of run {ledger.run!r}, this is {run!r}: started anew")
-            return Ledger(run=run)
-        return self._checked(ledger)
-
-    def _checked(self, ledger: Ledger) -> Ledger:
-        """Leave out what does not match its checksum: a damaged disk costs an update, never the run."""
-        intact = Intact(self._disk, self.problems)
-        items = tuple(item for item in ledger.items if intact.content(item.file, item.sha256, "an update"))
-        model, graph = ledger.model, ledger.graph
-        if model is not None and not intact.content(model.file, model.sha256, "the held model"):
-            model = None
-        if graph is not None and not intact.content(graph.file, graph.sha256, "the graph"):
-            graph = None
-        return msgspec.structs.replace(
-            ledger,
-            items=items,
-            model=model,
-            graph=graph,
-            residual=intact.vector(ledger.residual, "the residual"),
-            velocity=intact.vector(ledger.velocity, "the velocity"),
-            own=intact.own(ledger.own),
-        )
 
     def restored(self) -> Restored:
         ledger = self._ledger
@@ -131,6 +99,7 @@ class Spool:
             version=ledger.model.version if ledger.model else None,
             version_sha256=ledger.model.sha256 if ledger.model else None,
             graph_sha256=ledger.graph.sha256 if ledger.graph else None,
+            control_sha256=ledger.control.sha256 if ledger.control else None,
         )
 
     # --- the version held ------------------------------------------------------------------------------------
@@ -144,10 +113,7 @@ class Spool:
         model = self._ledger.model
         if model is None:
             raise SpoolError("no version is held")
-        try:
-            content = self._disk.read(model.file, model.n * WIDTHS[model.dtype])
-        except OSError as error:
-            raise SpoolError(f"cannot read the held model: {error}") from error
+        content = self._read(model.file, model.n * WIDTHS[model.dtype], "the held model")
         return np.frombuffer(content, np.dtype(f"<u{WIDTHS[model.dtype]}"))
 
     def hold(
@@ -162,17 +128,31 @@ class Spool:
 
     def hold_graph(self, sha256: str, content: bytes) -> None:
         with self._lock:
-            name = self._name("graph-")
-            self._write(name, iter([content]))
-            self._replace(msgspec.structs.replace(self._ledger, graph=HeldGraph(file=name, sha256=sha256)))
+            held = self._held("graph-", sha256, content)
+            self._replace(msgspec.structs.replace(self._ledger, graph=held))
+
+    def hold_control(self, sha256: str, content: bytes) -> None:
+        """The server's control variate, checked before and kept as it was published."""
+        with self._lock:
+            held = self._held("control-", sha256, content)
+            self._replace(msgspec.structs.replace(self._ledger, control=held))
+
+    def _held(self, kind: str, sha256: str, content: bytes) -> HeldGraph:
+        name = self._name(kind)
+        self._write(name, iter([content]))
+        return HeldGraph(file=name, sha256=sha256)
 
     def graph(self) -> bytes:
-        if self._ledger.graph is None:
-            raise SpoolError("no graph is held")
-        try:
-            return self._disk.read(self._ledger.graph.file, LIMITS.graph_bytes_max)
-        except OSError as error:
-            raise SpoolError(f"cannot read the graph: {error}") from error
+        return self._object(self._ledger.graph, "the graph", LIMITS.graph_bytes_max)
+
+    def control(self) -> bytes:
+        largest = LIMITS.parameters_max * 4 + LIMITS.object_spare_bytes
+        return self._object(self._ledger.control, "the server's control variate", largest)
+
+    def _object(self, held: HeldGraph | None, what: str, bytes_max: int) -> bytes:
+        if held is None:
+            raise SpoolError(f"{what} is not held")
+        return self._read(held.file, bytes_max, what)
 
     # --- updates ---------------------------------------------------------------------------------------------
 
@@ -188,13 +168,15 @@ class Spool:
         report: Callable[[Carried], Report],
         spoil: Spoil | None = None,
         own: Own | None = None,
+        change: bytes | None = None,
     ) -> Prepared:
         """Encode delta + residual and write the files; nothing counts before `commit`.
 
         `delta` is used up: afterwards it holds the next residual. `version` is what it is relative to; `report` is
         made from what came in and what is left. `spoil` is of a device that does wrong on purpose
-        (edge_agent.misbehaviour). `own` is what the device keeps for itself once this update counts. Raises SpoolError,
-        and CodecError for a delta that is not finite or a chain that cannot be.
+        (edge_agent.misbehaviour). `own` is what the device keeps for itself once this update counts; `change`, encoded,
+        what its control variate moves by once it is merged: it travels with the update. Raises SpoolError, and
+        CodecError for a delta that is not finite or a chain that cannot be.
         """
         feedback, chain = uplink.feedback, make_chain(uplink.chain, feedback=uplink.feedback.kind != "off")
         require_finite(delta, MAGNITUDE_MAX)
@@ -212,15 +194,18 @@ class Spool:
         sent = decode(payload, n=delta.size)
         if spoil is not None:
             payload = spoil(payload, delta.size, chain, seed)
+        paired = change is not None
+        if change is not None:
+            payload = pair.join(payload, change)
         if feedback.kind == "off":
-            return self._written(task, payload, delta.size, report(Carried(0.0, 0.0)), [], own)
+            return self._written(task, payload, delta.size, report(Carried(0.0, 0.0)), [], own, paired)
         sent.take_out_of(delta)
         norm = Decoded(delta.size, None, delta).norm()
         written = [disk.write("residual-", delta.size, iter([delta]), norm, version)]
         if velocity is not None:
             velocity[slice(None) if sent.positions is None else sent.positions] = 0
             written.append(disk.write("velocity-", delta.size, iter([velocity]), 0.0, version))
-        return self._written(task, payload, delta.size, report(Carried(norm, share)), written, own)
+        return self._written(task, payload, delta.size, report(Carried(norm, share)), written, own, paired)
 
     def _written(
         self,
@@ -230,6 +215,7 @@ class Spool:
         report: Report,
         written: Sequence[Residual],
         own: Own | None,
+        paired: bool,
     ) -> Prepared:
         """The payload's file too, and the device's own; if one cannot be written, none of them is left."""
         item = KeptItem(
@@ -240,6 +226,7 @@ class Spool:
             n=n,
             report=report,
             feedback=bool(written),
+            paired=paired,
         )
         residual, velocity = (*written, None, None)[:2]
         prepared = Prepared(item, residual, velocity)
@@ -289,10 +276,7 @@ class Spool:
 
     def payload(self, task: str) -> bytes:
         kept = self._item(task)
-        try:
-            return self._disk.read(kept.file, kept.bytes)
-        except OSError as error:
-            raise SpoolError(f"cannot read the update of {task}: {error}") from error
+        return self._read(kept.file, kept.bytes, f"the update of {task}")
 
     def acked(self, task: str) -> None:
         """Note that it need not be sent again."""
@@ -304,14 +288,22 @@ class Spool:
             )
             self._replace(msgspec.structs.replace(self._ledger, items=items))
 
-    def settle(self, task: str, give_back: bool) -> float:
-        """Forget an update, its content added back to the residual or not. Returns the residual's norm."""
+    def settle(self, task: str, give_back: bool, merged: bool = False) -> float:
+        """Forget an update, its content added back to the residual or not; if it is `merged`, the control variate moves
+        by what was sent with it. All of it in one step. Returns the residual's norm.
+        """
         with self._lock:
             kept, ledger = self._item(task), self._ledger
             residual = self._given_back(kept) if give_back and kept.feedback else ledger.residual
+            variate = self._moved(kept) if merged and kept.paired else ledger.variate
             items = tuple(item for item in ledger.items if item is not kept)
-            self._replace(msgspec.structs.replace(ledger, items=items, residual=residual))
+            self._replace(msgspec.structs.replace(ledger, items=items, residual=residual, variate=variate))
             return residual.norm if residual else 0.0
+
+    def take_variate_from(self, vector: Float32) -> None:
+        """vector -= the device's control variate, in blocks; what is merged meanwhile waits. Raises SpoolError."""
+        with self._lock:
+            self._vectors.add(self._ledger.variate, vector, -1.0)
 
     def residual(self, n: int) -> Float32:
         """A copy of the residual, zeros if there is none. For checks; the agent itself reads it in blocks."""
@@ -331,16 +323,31 @@ class Spool:
         old = self._ledger.residual
         if old is not None and old.n != kept.n:
             return old  # of another model: there is nothing it could be added to
+        return self._vectors.with_content(old, self._sent(kept, 0))
+
+    def _moved(self, kept: KeptItem) -> Residual:
+        return self._vectors.with_content(self._ledger.variate, self._sent(kept, 1), "variate-")
+
+    def _sent(self, kept: KeptItem, part: int) -> Decoded:
+        """What the kept payload says: the update (0), or what travels with it (1)."""
+        payload: Bytes = self.payload(kept.task)
         try:
-            sent = decode(self.payload(kept.task), n=kept.n)
+            if kept.paired:
+                payload = pair.split(payload)[part]
+            return decode(payload, n=kept.n)
         except CodecError as error:
             raise SpoolError(f"the kept update of {kept.task} is damaged: {error}") from error
-        return self._vectors.with_content(old, sent)
 
     def _name(self, kind: str) -> str:
         with self._lock:
             self._generation += 1
             return f"{kind}{self._generation}.{'f32' if kind in vectors.KINDS else 'bin'}"
+
+    def _read(self, name: str, bytes_max: int, what: str) -> bytes:
+        try:
+            return self._disk.read(name, bytes_max)
+        except OSError as error:
+            raise SpoolError(f"cannot read {what}: {error}") from error
 
     def _write(self, name: str, parts: Iterator[bytes | memoryview]) -> None:
         try:

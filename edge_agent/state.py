@@ -140,6 +140,7 @@ class Restored:
     version: int | None = None
     version_sha256: str | None = None
     graph_sha256: str | None = None
+    control_sha256: str | None = None
 
 
 @dataclass(slots=True)
@@ -149,6 +150,7 @@ class AgentState:
     version: int | None = None
     version_sha256: str | None = None
     graph_sha256: str | None = None
+    control_sha256: str | None = None
     online: bool = False
     hand: Hand | None = None
     waiting: m.Task | None = None  # begins as soon as the worker lets go of the task in hand

@@ -118,6 +118,7 @@ class Downloads:
             action.leads_to,
             self._config.downlink_bit_s or self._config.uplink_bit_s,
             self._clock(),
+            action.control,
         )
         self.advance()
 
@@ -171,7 +172,7 @@ class Downloads:
         self._let_go(fetch)
         wall_s = self._clock() - fetch.began
         self._worker.submit(
-            Install(fetch.task, fetch.reference, fetch.model, fetch.leads_to, payload, wall_s)
+            Install(fetch.task, fetch.reference, fetch.model, fetch.leads_to, payload, wall_s, fetch.control)
         )
 
     def _tell(self, fetch: Fetch) -> None:

@@ -1,4 +1,4 @@
-"""float32 vectors on the device's disk, read and written in blocks: residuals and velocities, never whole in memory."""
+"""float32 vectors on the device's disk, read and written in blocks: residuals, velocities, control variates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wire.codecs.schedules import aged
 from wire.codecs.spec import Feedback
 
 FLOATS = BLOCK_BYTES // 4
-KINDS = ("residual-", "velocity-", "own-")
+KINDS = ("residual-", "velocity-", "variate-", "own-")
 
 Float32 = NDArray[np.float32]
 
@@ -68,9 +68,11 @@ class Vectors:
             raise SpoolError(f"cannot write {name}: {error}") from error
         return Residual(file=name, n=n, crc32=crc, norm=norm, version=version)
 
-    def with_content(self, old: Residual | None, sent: Decoded) -> Residual:
-        """A new residual: the old one with an update that is given back."""
+    def with_content(self, old: Residual | None, sent: Decoded, kind: str = "residual-") -> Residual:
+        """A new vector: the old one and a payload's, such as the residual with an update that is given back."""
         squares = 0.0
+        if old is not None and old.n != sent.n:
+            old = None  # of another model: there is nothing it could be added to
 
         def parts() -> Iterator[Float32]:
             nonlocal squares
@@ -80,7 +82,7 @@ class Vectors:
                 yield block
 
         version = old.version if old is not None else 0
-        written = self.write("residual-", sent.n, parts(), 0.0, version)
+        written = self.write(kind, sent.n, parts(), 0.0, version)
         return Residual(
             file=written.file,
             n=written.n,

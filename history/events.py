@@ -26,7 +26,7 @@ coordinator
                     state (merged|late|surplus|stale|refused|failed|timed_out|cancelled|dropped)
   version_committed version, sha256, round, updates: [{task, agent, sha256, weight, samples, factor,
                     version (trained on), staleness}]
-  version_published version, objects: [{name, bytes, chunks}]
+  version_published version, objects: [{name, bytes, chunks}], control (sha256 of c's bit patterns, where there is one)
   round_closed      round, version, merged, missing: [agent], reason, wall_s
   evaluated         version, round, accuracy (null: a regression), loss, samples, per_class: [...],
                     metrics: {f1, mse, perplexity}, confusion: [[...]] (true, predicted; at most 32 classes)

@@ -187,10 +187,11 @@ def look(plan: Plan, model: onnx.ModelProto, dataset: Dataset | None) -> Inspect
 
 def step_mb(plan: Plan, artifact: TrainingArtifact, activation_bytes: int) -> float:
     """Estimated peak of an agent that trains this: onnxruntime, the version received, parameters, gradients, optimizer
-    state, activations forward and back, frozen layers.
+    state, SCAFFOLD's correction, activations forward and back, frozen layers.
     """
     prox_or_exact = 0.5 if plan.compression.downlink.quantize == "fp16" else 1.0
-    vectors = (2 + prox_or_exact + plan.training.optimizer.vectors) * 4 * artifact.size
+    beside = plan.training.optimizer.vectors + plan.merge.paired
+    vectors = (2 + prox_or_exact + beside) * 4 * artifact.size
     frozen = 2 * len(artifact.training)
     return BASE_MB + (vectors + 2 * activation_bytes + frozen) / 1e6
 

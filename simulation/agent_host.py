@@ -28,8 +28,10 @@ from simulation.clock import Clock
 from simulation.disk import ForgetfulDisk, PowerCut
 from simulation.habits import Habits
 from topology.plan import AgentConfig
+from wire.codecs import model as versions
 
 SAMPLES = 100
+STEPS = 7
 # The waits of the real agent, shortened like everything else here: a run takes two minutes, not hours.
 LIMITS = Limits(
     offer_again_s=2.0,
@@ -52,11 +54,23 @@ class SimulatedJobs(Jobs):
         if host.happens(host.habits.fail):
             raise WorkError("the loss became NaN")
         delta = host.random.standard_normal(host.parameters).astype(np.float32) * np.float32(0.1)
+        correction = self.correction(job, host.parameters)
+        if correction is not None:
+            # As if every gradient were the same: the device's variate then becomes it, whatever the correction was.
+            delta -= np.float32(STEPS * job.spec.lr) * correction
+            self._note_control(job)
         host.spool.note_delta(job.task, delta)
         return TrainResult(
-            delta=delta, samples=SAMPLES, steps=7, loss_mean=1.0, loss_sum=100.0, accuracy=None,
+            delta=delta, samples=SAMPLES, steps=STEPS, loss_mean=1.0, loss_sum=100.0, accuracy=None,
             step_time_s=0.1, wall_s=1.0, peak_rss_mb=1.0,
         )  # fmt: skip
+
+    def _note_control(self, job: a.Train) -> None:
+        spool = self.host.spool
+        assert job.control is not None
+        assert spool.model is not None
+        patterns = versions.decode_full(spool.control(), self.host.parameters, job.control.dtype)
+        self.host.books.corrected.append((spool.model.version, versions.version_sha256(patterns)))
 
     def layout(self, *, bypass: bool) -> Layout:
         return Layout()

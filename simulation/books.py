@@ -9,13 +9,24 @@ from numpy.typing import NDArray
 
 from edge_agent.ledger import SpoolError
 from edge_agent.spool import Spool
+from wire import pair
 from wire.codecs.decode import decode
 
 Vector = NDArray[np.float64]
 
 
-def content_of(payload: bytes, n: int) -> Vector:
-    return decode(payload, n=n).dense().astype(np.float64)
+def content_of(payload: bytes, n: int, part: int = 0) -> Vector:
+    """What was trained (0), or what the control variate moves by (1): zeros where nothing travels with it."""
+    if payload[:2] == pair.MAGIC:
+        return decode(pair.split(payload)[part], n=n).dense().astype(np.float64)
+    return np.zeros(n) if part else decode(payload, n=n).dense().astype(np.float64)
+
+
+def variate_of(spool: Spool, n: int) -> Vector:
+    """The control variate on a device's disk."""
+    taken = np.zeros(n, np.float32)
+    spool.take_variate_from(taken)
+    return -taken.astype(np.float64)
 
 
 @dataclass
@@ -33,7 +44,15 @@ class AgentBooks:
     made: Vector = field(init=False)  # sum of the deltas whose update was committed
     sent: Vector = field(init=False)  # sum of the contents that were settled and not given back
     lost: Vector = field(init=False)  # what went with a disk
+    lost_variate: Vector = field(init=False)  # the control variates that went with a disk
     contents: dict[str, Vector] = field(default_factory=dict)  # sha256 -> what its payload decodes to
+    changes: dict[str, Vector] = field(default_factory=dict)  # sha256 -> what it moves the control variate by
+    lost_items: list[tuple[str, str]] = field(
+        default_factory=list
+    )  # (task, sha256), unsettled on a lost disk
+    corrected: list[tuple[int, str]] = field(
+        default_factory=list
+    )  # (version, sha256 of the c it was trained with)
     tasks: dict[str, str] = field(default_factory=dict)  # sha256 -> task
     acked: list[tuple[str, str]] = field(default_factory=list)  # (task, sha256), as the agent recorded it
     settled: list[Settlement] = field(default_factory=list)
@@ -42,10 +61,12 @@ class AgentBooks:
 
     def __post_init__(self) -> None:
         self.made, self.sent, self.lost = np.zeros(self.n), np.zeros(self.n), np.zeros(self.n)
+        self.lost_variate = np.zeros(self.n)
 
-    def committed(self, task: str, sha256: str, delta: Vector, content: Vector) -> None:
+    def committed(self, task: str, sha256: str, delta: Vector, payload: bytes) -> None:
         self.made += delta
-        self.contents[sha256] = content
+        self.contents[sha256] = content_of(payload, self.n)
+        self.changes[sha256] = content_of(payload, self.n, 1)
         self.tasks[sha256] = task
 
     def was_settled(self, task: str, sha256: str, give_back: bool) -> None:
@@ -55,6 +76,8 @@ class AgentBooks:
 
     def disk_was_lost(self, spool: Spool) -> None:
         self.lost += held(spool, self.n)
+        self.lost_variate += variate_of(spool, self.n)
+        self.lost_items += [(item.task, item.sha256) for item in spool.restored().items]
         self.disks_lost += 1
 
 
@@ -81,8 +104,8 @@ class BookedSpool(Spool):
 
     def commit(self, task: str) -> None:
         sha256 = self._prepared[task].item.sha256
-        content = content_of(self._disk.read(self._prepared[task].item.file, 1 << 20), self.books.n)
-        self.books_pending = (self._deltas[task], content)
+        payload = self._disk.read(self._prepared[task].item.file, 1 << 20)
+        self.books_pending = (self._deltas[task], payload)
         self.under_way = ("commit", task, sha256, False)
         try:
             super().commit(task)
@@ -92,11 +115,11 @@ class BookedSpool(Spool):
         self.under_way = None
         self.books.committed(task, sha256, *self.books_pending)
 
-    def settle(self, task: str, give_back: bool) -> float:
+    def settle(self, task: str, give_back: bool, merged: bool = False) -> float:
         sha256 = self._item(task).sha256
         self.under_way = ("settle", task, sha256, give_back)
         try:
-            norm = super().settle(task, give_back)
+            norm = super().settle(task, give_back, merged)
         except SpoolError:
             self.under_way = None
             raise

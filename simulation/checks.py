@@ -7,13 +7,17 @@ from collections import Counter
 
 import numpy as np
 
+from coordinator.controls import published
 from coordinator.decisions import digest_of, unpack_state
-from coordinator.recovery import restore_model
+from coordinator.merges import EMPTY
+from coordinator.merges.scaffold import CONTROL
+from coordinator.recovery import next_model, restore_model
 from edge_agent.limits import PENDING_MAX
 from simulation.agent_host import SAMPLES, AgentHost
-from simulation.books import held
+from simulation.books import held, variate_of
 from simulation.world import PARAMETERS, World
 from topology.plan import PolicyPlan
+from wire.codecs import model as versions
 
 # Sums of some dozen float32 vectors of magnitude 0.1, against the same sums in float64.
 TOLERANCE = 1e-4
@@ -33,6 +37,8 @@ def check_everything(world: World) -> None:
     the_model_is_the_sum_of_its_updates(world)
     updates_count_by_their_age(world)
     what_waits_is_next(world)
+    control_variates_add_up(world)
+    gradients_were_corrected_by_the_c_of_their_version(world)
     nobody_starves(world)
     a_replay_decides_the_same(world)
     for agent in world.agents:
@@ -104,7 +110,7 @@ def agents_were_told_the_truth(world: World) -> None:
 def the_model_is_the_sum_of_its_updates(world: World) -> None:
     """Bit for bit what the journal says, and within rounding what the devices' own books say."""
     journal = world.coordinator.journal
-    model = restore_model(journal, "fp16", keep=1)
+    model = restore_model(journal, "fp16", keep=1, spec=world.coordinator.merging)
     assert model is not None
     expected = np.zeros(PARAMETERS)
     rows = journal.db.execute(
@@ -178,6 +184,58 @@ def what_waits_is_next(world: World) -> None:
     )
 
 
+def control_variates_add_up(world: World) -> None:
+    """Every device holds the sum of what its merged updates moved it by, and all of them together N times c.
+
+    What a merged update moved that its device does not know of yet counts as held, and so does what went with a disk.
+    """
+    if world.config.control is None:
+        return
+    journal, total = world.coordinator.journal, np.zeros(PARAMETERS)
+    rows = journal.db.execute("SELECT u.task, u.sha256 FROM merges m JOIN updates u ON u.task = m.task")
+    merged = set(rows.fetchall())
+    for agent in world.agents:
+        books, spool = agent.books, agent.spool_type(agent.disk.after_kill(), agent.run)
+        unsettled = [(item.task, item.sha256) for item in spool.restored().items]
+        held_ = variate_of(spool, PARAMETERS) + books.lost_variate
+        for task, sha256 in {*unsettled, *books.lost_items} & merged:
+            assert books.tasks[sha256] == task, f"{sha256[:8]} is of {books.tasks[sha256]}, not of {task}"
+            held_ += books.changes[sha256]
+        moved = np.zeros(PARAMETERS)
+        for task, sha256 in merged:
+            if books.tasks.get(sha256) == task:
+                moved += books.changes[sha256]
+        off = float(np.abs(held_ - moved).max())
+        assert off < TOLERANCE, f"{agent.name}: its control variate is {off:.2g} off its merged updates"
+        total += moved
+    model = restore_model(journal, "fp16", keep=1, spec=world.coordinator.merging)
+    assert model is not None
+    control = model.state.get(CONTROL, np.zeros(PARAMETERS, np.float32))
+    off = float(np.abs(len(world.agents) * control.astype(np.float64) - total).max())
+    assert off < TOLERANCE, f"N times c is {off:.2g} off the sum of the devices' control variates"
+
+
+def gradients_were_corrected_by_the_c_of_their_version(world: World) -> None:
+    """What devices trained with, against what the journal leads to."""
+    merging, journal = world.coordinator.merging, world.coordinator.journal
+    corrected = [entry for agent in world.agents for entry in agent.books.corrected]
+    if world.config.control is None:
+        assert not corrected, "nobody asked for control variates"
+        return
+    master, state = world.coordinator.initial, EMPTY
+    led_to: dict[int, str] = {}
+    last = journal.db.execute("SELECT max(version) FROM versions").fetchone()[0]
+    for version in range(last + 1):
+        if version:
+            master, state = next_model(journal, version, master, state, merging)
+        patterns = published(merging.rule, state, PARAMETERS, "fp16")
+        assert patterns is not None
+        led_to[version] = versions.version_sha256(patterns)
+    for version, sha256 in corrected:
+        assert led_to[version] == sha256, f"a task on version {version} was given another control variate"
+    assert corrected, "nobody trained with a control variate"
+
+
 def nobody_starves(world: World) -> None:
     """Who is here and free is given a task before the others have had several each."""
     online, busy = set[str](), dict[str, str]()
@@ -236,8 +294,14 @@ def nothing_is_lost_or_doubled(world: World, agent: AgentHost) -> None:
 
 
 def bounds_were_held(agent: AgentHost) -> None:
-    payload = agent.parameters * 4 + 500
-    most = PENDING_MAX * payload + 2 * 4 * agent.parameters + payload + 2 * 2 * agent.parameters + 5_000
+    n = agent.parameters
+    payload = n * 4 + 500
+    controls = 0
+    if agent.books.corrected:
+        # Beside every update its change; two of the variate and of c while one replaces the other.
+        payload += 4 * n + 200
+        controls = 2 * 4 * n + 2 * (2 * n + 200)
+    most = PENDING_MAX * payload + 2 * 4 * n + payload + 2 * 2 * n + controls + 5_000
     assert agent.largest_disk <= most, (
         f"{agent.name} used {agent.largest_disk} bytes of disk, {most} are the most"
     )

@@ -25,7 +25,7 @@ from coordinator.inbound import Inbound
 from coordinator.inbox import Delivery
 from coordinator.journal import Journal, Transaction
 from coordinator.live import DELTAS_MAX, LiveModels
-from coordinator.merges import MergeSpec
+from coordinator.merges import FEDAVG, MergeSpec
 from coordinator.outbound import Outbound
 from coordinator.policies import Policy, make_policy
 from coordinator.recovery import Model, named_versions, restore_model, restore_state
@@ -176,9 +176,16 @@ class CoordinatorHost:
     journal_type: type[CuttingJournal] = CuttingJournal
 
     def __init__(
-        self, config: CoordinatorConfig, clock: Clock, broker: Broker, rng: Random, habits: Habits
+        self,
+        config: CoordinatorConfig,
+        clock: Clock,
+        broker: Broker,
+        rng: Random,
+        habits: Habits,
+        merging: MergeSpec = FEDAVG,
     ) -> None:
         self.config, self.clock, self.broker, self.rng, self.habits = config, clock, broker, rng, habits
+        self.merging = merging
         self.calm = False
         self.life = 0
         self.crashes = 0
@@ -190,7 +197,6 @@ class CoordinatorHost:
         self.on_record: Callable[[str, dict[str, Any]], None] = lambda _event, _fields: None
         self._cut_in: int | None = None
         self.operations = 0
-        self.merging = MergeSpec()
         self.link = SimulatedLink(self)
         self._due = float("inf")
         db = sqlite3.connect(":memory:", isolation_level=None)
@@ -232,7 +238,7 @@ class CoordinatorHost:
             bytes_max=max(config.open_grant_bytes_max, config.update_bytes_max),
             objects_max=len(config.agents) + 1,
             refuse=lambda agent, topic, reason, size: made[0].refuse(agent, topic, reason, size),
-            defect_of=lambda payload: merge.defect_of(payload, config.parameters),
+            defect_of=lambda payload: merge.defect_of(payload, config.parameters, self.merging.rule.kind),
         )
         live = LiveModels(GRAPH, "fp16", MODEL_CHUNK_BYTES)
         outbound = Outbound(config, self.link, inbound, live, full=lambda topic: made[0].outbox_full(topic))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from topology.plan import PolicyPlan, StalenessPlan
+from topology.plan import MergePlan, PolicyPlan, StalenessPlan
 
 
 class Habits(Struct, frozen=True, kw_only=True):
@@ -62,14 +62,16 @@ SCHEDULES: dict[str, PolicyPlan] = {
         staleness=StalenessPlan(kind="hinge", a=1.0, b=1.0),
     ),
     "tiered": PolicyPlan(kind="tiered", cohort=2, tiers=2, deadline_s=40.0, deadline_auto=True, quorum=0.5),
+    "scaffold": PolicyPlan(cohort=3, over_select=1.4, deadline_s=40.0, quorum=0.5),
 }  # fmt: skip
-VERSIONS = {"synchronous": 5, "carrying": 6, "buffered": 6, "asynchronous": 14, "tiered": 6}
+VERSIONS = {"synchronous": 5, "carrying": 6, "buffered": 6, "asynchronous": 14, "tiered": 6, "scaffold": 6}
+CONTROLS = ("fp16", "none", "int8")
 
 
 TURNS = (
     "synchronous",
     "buffered",
-    "synchronous",
+    "scaffold",
     "carrying",
     "synchronous",
     "asynchronous",
@@ -81,6 +83,13 @@ TURNS = (
 def schedule_of(seed: int) -> str:
     """The default most often. Eight turns and seven worlds: every pair comes up."""
     return TURNS[seed % len(TURNS)]
+
+
+def merge_of(seed: int, schedule: str) -> MergePlan:
+    """Control variates in every codec; every other schedule takes the plain mean."""
+    if schedule != "scaffold":
+        return MergePlan()
+    return MergePlan(kind="scaffold", control=CONTROLS[seed // len(TURNS) % len(CONTROLS)])
 
 
 def world_of(seed: int) -> str:

@@ -282,9 +282,9 @@ class CommitsResidualEarlyHost(AgentHost):
 class ForgetsToGiveBack(BookedSpool):
     """Content that was not merged is gone."""
 
-    def settle(self, task: str, give_back: bool) -> float:
+    def settle(self, task: str, give_back: bool, merged: bool = False) -> float:
         before = self._ledger.residual
-        norm = super().settle(task, give_back)
+        norm = super().settle(task, give_back, merged)
         if give_back and before is not None:
             zeros = iter([np.zeros(before.n, np.float32)])
             blank = self._vectors.write("residual-", before.n, zeros, 0.0, before.version)
@@ -296,6 +296,59 @@ class ForgetsToGiveBackHost(AgentHost):
     spool_type = ForgetsToGiveBack
 
 
+class MovesWhateverBecame(BookedSpool):
+    """The control variate moves with every outcome."""
+
+    def settle(self, task: str, give_back: bool, merged: bool = False) -> float:
+        return super().settle(task, give_back, merged=True)
+
+
+class MovesWhateverBecameHost(AgentHost):
+    spool_type = MovesWhateverBecame
+
+
+class MovesBeforehand(BookedSpool):
+    """The control variate moves in a step of its own, before the update is forgotten: a kill between both doubles
+    it.
+    """
+
+    def settle(self, task: str, give_back: bool, merged: bool = False) -> float:
+        kept = self._item(task)
+        if merged and kept.paired:
+            self._replace(msgspec.structs.replace(self._ledger, variate=self._moved(kept)))
+        return super().settle(task, give_back)
+
+
+class MovesBeforehandHost(AgentHost):
+    spool_type = MovesBeforehand
+
+
+class ForgetsVariate(BookedSpool):
+    """Every boot begins with a control variate of zero."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._ledger = msgspec.structs.replace(self._ledger, variate=None)
+
+
+class ForgetsVariateHost(AgentHost):
+    spool_type = ForgetsVariate
+
+
+class PublishesLate(Service):
+    """Publishes the control variate of the version before."""
+
+    def _adopt(self, made: Committed) -> ce.VersionCommitted:
+        before = self._control
+        event = super()._adopt(made)
+        self._control = before
+        return event
+
+
+class PublishesLateHost(CoordinatorHost):
+    service_type = PublishesLate
+
+
 AGENT_MUTANTS: dict[str, type[AgentHost]] = {
     "settles on send": SettlesOnSendHost,
     "trusts any sha256": TrustsAnyShaHost,
@@ -303,6 +356,9 @@ AGENT_MUTANTS: dict[str, type[AgentHost]] = {
     "spools without a sync": UnsyncedHost,
     "commits the residual early": CommitsResidualEarlyHost,
     "forgets to give back": ForgetsToGiveBackHost,
+    "moves its variate whatever became": MovesWhateverBecameHost,
+    "moves its variate in a step of its own": MovesBeforehandHost,
+    "forgets its variate": ForgetsVariateHost,
 }
 COORDINATOR_MUTANTS: dict[str, type[CoordinatorHost]] = {
     "acks before the fsync": AcksFirstHost,
@@ -313,6 +369,13 @@ COORDINATOR_MUTANTS: dict[str, type[CoordinatorHost]] = {
     "normalises staleness away": NormalisesAwayHost,
     "starves an agent": StarvingHost,
     "forgets versions that are needed": ForgetsVersionsHost,
+    "publishes an older c": PublishesLateHost,
+}
+OF_VARIATES = {
+    "moves its variate whatever became",
+    "moves its variate in a step of its own",
+    "forgets its variate",
+    "publishes an older c",
 }
 MUTANTS = [*COORDINATOR_MUTANTS, *AGENT_MUTANTS]
 
@@ -320,4 +383,9 @@ MUTANTS = [*COORDINATOR_MUTANTS, *AGENT_MUTANTS]
 def mutated(name: str, seed: int) -> World:
     """A world with this defect in it."""
     agent = AGENT_MUTANTS.get(name, AgentHost)
-    return World(seed, agent_type=agent, coordinator_type=COORDINATOR_MUTANTS.get(name, CoordinatorHost))
+    return World(
+        seed,
+        schedule="scaffold" if name in OF_VARIATES else "",  # the others have no control variates
+        agent_type=agent,
+        coordinator_type=COORDINATOR_MUTANTS.get(name, CoordinatorHost),
+    )

@@ -1,4 +1,4 @@
-"""Ten stories that must go as they go: one run each, told by the coordinator, the same on every machine.
+"""Stories that must go as they go: one run each, told by the coordinator, the same on every machine.
 
 `python -m simulation.stories --write FOLDER` writes their transcripts, `--tell NAME` prints one. Nothing in them is
 left to chance (`Steady`), so a transcript changes only when somebody changes what happens; it holds no times, sizes and
@@ -122,6 +122,11 @@ STORIES: dict[str, Story] = {
     ),
     "asynchronous": Story(
         about="Every update makes a version, mixed in by its age.", schedule="asynchronous", versions=8
+    ),
+    "scaffold": Story(
+        about="Control variates: who dies in the first round and is cancelled in the third moves nothing then.",
+        schedule="scaffold",
+        prepare=_kill_at(5.0, 1),
     ),
     "tiers": Story(
         about="The fast and the slow have rounds of their own.",

@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 
 from coordinator.config import CoordinatorConfig, LinkBudget
+from coordinator.controls import chain_of
+from coordinator.merges import MergeSpec
 from simulation.agent_host import SAMPLES, AgentHost
 from simulation.broker import Broker
 from simulation.clock import Clock
 from simulation.coordinator_host import CoordinatorHost
-from simulation.habits import SCHEDULES, TURNS, VERSIONS, WORLDS, Habits, schedule_of, world_of
+from simulation.habits import SCHEDULES, TURNS, VERSIONS, WORLDS, Habits, merge_of, schedule_of, world_of
 from topology.plan import UplinkPlan
 from wire import messages as m
 from wire.codecs import CodecSpec, Sparsify, uplink_spec
@@ -57,6 +59,7 @@ def make_config(seed: int, schedule: str = "") -> CoordinatorConfig:
         policy=policy,
         start_timeout_s=120.0,
         open_grant_bytes_max=2_500,  # room for two updates and a half: offers have to stand in line
+        control=chain_of(merge_of(seed, name)),
     )
 
 
@@ -82,7 +85,10 @@ class World:
         config = make_config(seed, schedule)
         self.config = msgspec.structs.replace(config, rounds=versions) if versions else config
         self.broker = Broker(self.clock, self.rng, self.habits)
-        self.coordinator = coordinator_type(self.config, self.clock, self.broker, self.rng, self.habits)
+        merging = MergeSpec(rule=merge_of(seed, schedule or schedule_of(seed)), agents=AGENTS)
+        self.coordinator = coordinator_type(
+            self.config, self.clock, self.broker, self.rng, self.habits, merging
+        )
         self.agents = [
             agent_type(name, RUN, PARAMETERS, self.clock, self.broker, self.rng, self.habits)
             for name in self.config.agents

@@ -103,11 +103,11 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     Refusal(
         ("merge", frozenset({"scaffold"})),
-        ("agent", frozenset({"without_control_variates"})),
-        ("merge", "kind"),
-        "the agent of this version sends no control variates: the coordinator's side and the arithmetic are there, the "
-        "messages between them are not",
-        "merge: {kind: fednova} also allows for unequal devices",
+        ("compression", frozenset({"dgc"})),
+        ("compression", "uplink"),
+        "DGC is momentum on the devices: an update then carries gradients of earlier tasks, which no control variate "
+        "corrects",
+        "a compression without momentum, such as sparsify with plain error feedback",
     ),
     Refusal(
         ("compression", frozenset({"dgc"})),
@@ -148,7 +148,6 @@ def facts(topology: Topology) -> Facts:
         "training": {key for key in ("proximal", "clip_norm") if getattr(training, key)},
         "model": {f"batch_norm_{topology.model.batch_norm}"},
         "personalization": _words(getattr(topology, "personalization", None)),
-        "agent": {"without_control_variates"},
         "expect": {str(metric) for metric in topology.expect},
     }
     return {name: frozenset(found) for name, found in words.items()}

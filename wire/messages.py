@@ -61,6 +61,17 @@ class ModelRef(Struct, frozen=True, kw_only=True):
     deltas: Annotated[tuple[ObjectRef, ...], Meta(max_length=8)] = ()
 
 
+class ControlRef(Struct, frozen=True, kw_only=True):
+    """SCAFFOLD: the server's control variate as of the task's version, and how the change of the device's own is sent.
+
+    `object` is encoded like a whole version (wire.codecs.model), of as many parameters as the model.
+    """
+
+    object: ObjectRef
+    dtype: Literal["fp16", "none"]
+    chain: CodecSpec = CodecSpec(quantize="fp16")
+
+
 class TrainSpec(Struct, frozen=True, kw_only=True):
     """How one task trains (learning.trainer.TrainingSpec has the same fields); `lr` is this round's.
 
@@ -106,6 +117,7 @@ class Task(_Message, frozen=True, kw_only=True, tag="task"):
     uplink: UplinkSpec
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     deadline_s: Annotated[float, Meta(gt=0, le=1e7)]
+    control: ControlRef | None = None  # train with c - ci, and send two vectors (wire.pair)
 
 
 class Grant(_Message, frozen=True, kw_only=True, tag="grant"):
@@ -199,7 +211,7 @@ class Report(Struct, frozen=True, kw_only=True):
     fetch_bytes: Count
     peak_rss_bytes: Count
     residual_norm: float
-    raw_bytes: Count  # the same update as float32
+    raw_bytes: Count  # the same update as float32, with everything that travels with it
     residual_share: float = (
         1.0  # of the residual before: less than all when it was old, 0 when it was dropped
     )

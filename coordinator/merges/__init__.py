@@ -22,6 +22,7 @@ from coordinator.merges.fednova import FedNova
 from coordinator.merges.robust import Krum, Median, TrimmedMean
 from coordinator.merges.scaffold import Scaffold
 from coordinator.merges.server_optimizers import FedAdam, FedAvgM, FedYogi
+from topology.plan.merge import PAIRED
 from wire.plugins import load_into
 
 MERGES: dict[str, Merge] = {
@@ -37,7 +38,6 @@ MERGES: dict[str, Merge] = {
     "norm_bound": NormBound,
     "dp_fedavg": DpFedAvg,
 }
-PAIRED = frozenset({"scaffold"})  # their updates carry a second vector (wire.pair)
 
 __all__ = [
     "EMPTY",

@@ -29,6 +29,7 @@ from coordinator.recovery import restore_model, restore_state
 from coordinator.state import FINAL, RunPhase
 from topology.plan import PolicyPlan, UplinkPlan
 from wire import messages as m
+from wire import pair
 from wire.codecs import make_chain, uplink_spec
 from wire.codecs import model as versions
 
@@ -65,11 +66,13 @@ PAYLOADS: dict[str, bytes] = {}
 _CHAIN = make_chain(uplink_spec(0.1, "int8"))
 
 
-def content_of(name: str) -> str:
-    """The sha256 of an update made for `name`; its bytes are in PAYLOADS."""
+def content_of(name: str, paired: bool = False) -> str:
+    """The sha256 of an update made for `name`, or of a pair; its bytes are in PAYLOADS."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
     vector = np.random.default_rng(seed).standard_normal(PARAMETERS).astype(np.float32) * 0.01
     payload = _CHAIN.encode(vector, seed=seed)
+    if paired:
+        payload = pair.join(payload, _CHAIN.encode(vector[::-1] * np.float32(2.0), seed=seed))
     digest = hashlib.sha256(payload).hexdigest()
     PAYLOADS[digest] = payload
     return digest
@@ -382,7 +385,7 @@ class World:
             self.from_agent(agent, m.Failed(task=task.task, reason="no memory"))
             return
         # Another boot trains to other bytes.
-        content = content_of(f"{task.task}/{boot}")
+        content = content_of(f"{task.task}/{boot}", self.merging.rule.paired)
         agent.spool[task.task] = content
         self.from_agent(agent, m.Offer(task=task.task, sha256=content, bytes=5_000, report=REPORT))
 

@@ -18,12 +18,17 @@ from coordinator.journal import JOURNAL_SCHEMA
 from coordinator.merging import merge_spec
 from history.writer import HistoryWriter
 from topology.plan import MergePlan, dump_plan
+from wire import pair
+from wire.codecs import decode
+from wire.codecs.model import to_patterns, version_sha256
 
+ZEROS = np.zeros(PARAMETERS, np.float32)
 MERGES = {
     "fedavg": MergePlan(),
     "fedadam": MergePlan(kind="fedadam"),
     "fednova": MergePlan(kind="fednova"),
     "median": MergePlan(kind="median"),
+    "scaffold": MergePlan(kind="scaffold"),
     "dp_fedavg": MergePlan(kind="dp_fedavg", norm=0.05, noise_multiplier=0.5),
 }
 
@@ -203,6 +208,36 @@ def test_another_schema_is_named(root: Path) -> None:
         db.execute("UPDATE meta SET value = '99' WHERE key = 'schema'")
     db.close()
     assert f"this version reads {JOURNAL_SCHEMA}" in audit(root).problems[0]
+
+
+def published_control(root: Path, version: int) -> str:
+    """c as it has to be published: recomputed from the journal's rows, a second time."""
+    with journal_of(root) as db:
+        rows = db.execute(
+            "SELECT u.payload FROM merges m JOIN updates u ON u.task = m.task WHERE m.version <= ?",
+            (version,),
+        ).fetchall()
+    db.close()
+    moved = [decode(pair.split(payload)[1], n=PARAMETERS).dense().astype(np.float64) for (payload,) in rows]
+    control = (np.sum(moved, axis=0) / 4).astype(np.float32)
+    return version_sha256(to_patterns(control, "fp16"))
+
+
+def test_a_control_variate_that_was_published_is_the_journals(tmp_path: Path) -> None:
+    root = record(tmp_path, MERGES["scaffold"])
+    writer = HistoryWriter(root / "nodes" / "coordinator" / "history.jsonl", "coordinator", "b2")
+    writer.append("version_published", version=1, objects=[], control=published_control(root, 1))
+    writer.append("version_published", version=0, objects=[], control=version_sha256(to_patterns(ZEROS)))
+    writer.close()
+    assert audit(root).ok, audit(root).problems
+    writer = HistoryWriter(root / "nodes" / "coordinator" / "history.jsonl", "coordinator", "b3")
+    writer.append("version_published", version=2, objects=[], control=published_control(root, 1))
+    writer.append("version_published", version=3, objects=[])
+    writer.close()
+    assert [problem[:24] for problem in audit(root).problems] == [
+        "version 2 was published ",
+        "version 3 was published ",
+    ]
 
 
 # --- bytes that were let go ---------------------------------------------------------------------------------------

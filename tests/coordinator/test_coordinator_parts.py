@@ -194,6 +194,20 @@ def test_live_objects_lead_to_the_same_bits_by_every_path() -> None:
     assert sum(delta.bytes for delta in ref.deltas) < ref.full.bytes
 
 
+def test_a_control_variate_lives_as_long_as_its_version() -> None:
+    live, rng = LiveModels(b"artifact", "fp16", 700), np.random.default_rng(3)
+    for version in range(4):
+        control = versions.to_patterns(rng.standard_normal(900).astype(np.float32))
+        keep = {1} if version < 3 else ()
+        change = live.advance(version, control, keep, control)
+        assert f"c{version}" in [item.ref.name for item in change.publish]
+        assert live.control_of(version).chunks > 1
+    assert {"c1", "c2"} <= {ref.name for ref in change.withdraw}
+    assert {item.ref.name for item in live.everything()} >= {"v3", "c3"}
+    with pytest.raises(AssertionError, match="no control variate of 1"):
+        live.control_of(1)
+
+
 def test_a_chain_of_deltas_longer_than_the_whole_is_not_offered() -> None:
     rng, live = np.random.default_rng(2), LiveModels(b"artifact", "fp16", 700)
     for version in range(4):

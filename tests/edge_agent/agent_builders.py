@@ -1,17 +1,21 @@
-"""Messages and a driver for tests of the agent's core."""
+"""Messages and a driver for tests of the agent's core; updates that carry two vectors for tests of its spool."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from edge_agent import actions as a
 from edge_agent import events as e
 from edge_agent.core import AgentCore
+from edge_agent.spool import Spool
 from edge_agent.state import Restored
 from wire import messages as m
-from wire.codecs import uplink_spec
+from wire.codecs import make_chain, uplink_spec
 
+N = 300
 SHA = {letter: letter * 64 for letter in "0123456789abcdef"}
 
 
@@ -44,6 +48,31 @@ def report(**changes: Any) -> m.Report:
         "peak_rss_bytes": 1, "residual_norm": 0.5, "raw_bytes": 8_000,
     }  # fmt: skip
     return m.Report(**(fields | changes))
+
+
+def control(version: int = 0, sha: str = "c", **changes: Any) -> m.ControlRef:
+    return m.ControlRef(object=ref(f"c{version}", 4_000, sha=sha), dtype="fp16", **changes)
+
+
+def noise(seed: int, n: int = N) -> Any:
+    return np.random.default_rng(seed).standard_normal(n).astype(np.float32)
+
+
+def keep_pair(spool: Spool, task_: str, seed: int) -> None:
+    """Commit an update with what the control variate moves by: float16 of `noise(seed + 100)`."""
+    change = make_chain(uplink_spec(None, "fp16")).encode(noise(seed + 100), seed=seed)
+    uplink = m.UplinkSpec(chain=uplink_spec(0.05, "int8"))
+    spool.prepare(
+        task_, noise(seed), uplink, seed=seed, version=0, report=lambda _carried: report(), change=change
+    )
+    spool.commit(task_)
+
+
+def variate(spool: Spool) -> Any:
+    """The device's control variate, float32[N]."""
+    taken = np.zeros(N, np.float32)
+    spool.take_variate_from(taken)
+    return -taken
 
 
 def grant(name: str = "t1", sha: str = "b", missing: tuple[int, ...] | None = None) -> m.Grant:
@@ -84,7 +113,13 @@ class Driver:
             sha = wanted.ref.sha256 if wanted.leads_to is None else target.sha256
             actions = self.feed(
                 e.ObjectReady(
-                    task=task_, name=wanted.ref.name, bytes=1, wall_s=0.1, version=wanted.leads_to, sha256=sha
+                    task=task_,
+                    name=wanted.ref.name,
+                    bytes=1,
+                    wall_s=0.1,
+                    version=wanted.leads_to,
+                    sha256=sha,
+                    control=wanted.control,
                 )
             )
         return actions

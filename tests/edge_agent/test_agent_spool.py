@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from agent_builders import report
+from agent_builders import keep_pair, report, variate
 
 from edge_agent.disk import FolderDisk
 from edge_agent.ledger import Carried, DiskBroken, SpoolError
@@ -67,6 +67,14 @@ STORY: list[Callable[[Spool], object]] = [
     lambda s: keep(s, "t3", 3, own_of(30, "sgd")),
     lambda s: s.settle("t2", False),
     lambda s: s.settle("t3", True),
+    lambda s: s.hold_control(hashlib.sha256(b"c0").hexdigest(), b"c0"),
+    lambda s: keep_pair(s, "t4", 4),
+    lambda s: keep_pair(s, "t5", 5),
+    lambda s: s.settle("t4", False, True),
+    lambda s: s.hold_control(hashlib.sha256(b"c1").hexdigest(), b"c1"),
+    lambda s: s.settle("t5", True),
+    lambda s: keep_pair(s, "t6", 6),
+    lambda s: s.settle("t6", False, True),
 ]
 
 
@@ -80,6 +88,8 @@ def snapshot(spool: Spool) -> tuple[object, ...]:
         restored.version,
         restored.version_sha256,
         restored.graph_sha256,
+        restored.control_sha256,
+        variate(spool).tobytes(),
         own_bytes(spool.own()),
     )
 

@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learning.artifact import ArtifactError
 from learning.optimizers import BLOCK, OPTIMIZERS, add_proximal, clip_by_global_norm, global_norm, subtract
-from learning.scaffold import ControlVariate
 from learning.schedules import SCHEDULES, Schedule
 from learning.trainer import TrainingSpec
 
@@ -129,37 +127,3 @@ def test_schedules_by_value():
     assert Schedule(kind="exponential", factor=0.5, period=10).rate(1.0, 5) == pytest.approx(0.5**0.5)
     with pytest.raises(ValueError, match="unknown schedule 'linear'"):
         Schedule(kind="linear").rate(1.0, 0)
-
-
-def test_scaffold_option_two_and_its_settlement():
-    """On a linear loss every gradient is the same g: the new variate must be exactly g, whatever the
-    corrections.
-    """
-    size, lr, steps = 5, 0.1, 7
-    g = np.arange(size, dtype=np.float32)
-    variate, server = ControlVariate(size), np.full(size, 2.0, np.float32)
-    correction = variate.correction(server)
-    delta = -np.float32(lr * steps) * (g + correction)
-    change = variate.propose("t1", server, delta, steps, lr)
-    np.testing.assert_allclose(change, g, atol=1e-5)
-    assert np.abs(variate.own).max() == 0
-    assert variate.settle("other", merged=True) is False
-    assert variate.settle("t1", merged=False) is True
-    assert np.abs(variate.own).max() == 0, "a discarded update leaves nothing behind"
-    variate.propose("t2", server, delta, steps, lr)
-    variate.settle("t2", merged=True)
-    np.testing.assert_allclose(variate.own, g, atol=1e-5)
-
-
-def test_a_control_variate_survives_the_disk_and_damage_is_seen():
-    variate = ControlVariate(4)
-    variate.own[:] = [1, -2, 3, 4]
-    data = variate.to_bytes()
-    np.testing.assert_array_equal(ControlVariate.from_bytes(data, 4).own, variate.own)
-    for damaged in (data[:-1], data[:-1] + b"\xff", b"XXXX" + data[4:]):
-        with pytest.raises(ArtifactError):
-            ControlVariate.from_bytes(damaged, 4)
-    with pytest.raises(ArtifactError):
-        ControlVariate.from_bytes(data, 5)
-    with pytest.raises(ValueError, match="at least one step"):
-        variate.propose("t", variate.own, variate.own, 0, 0.1)

@@ -11,12 +11,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 
+from coordinator.recovery import restore_model
+from simulation.books import variate_of
 from simulation.broker import Broker, Packet, Peer, matches
 from simulation.checks import check_everything
 from simulation.clock import Clock
-from simulation.habits import WORLDS, Habits
+from simulation.habits import WORLDS, Habits, merge_of, schedule_of, world_of
 from simulation.mutants import MUTANTS
 from simulation.soak import first_caught, play, play_many, replay_command
 from simulation.stories import STORIES, transcript, world_of_story
@@ -98,6 +101,27 @@ def test_the_stories_are_about_what_they_say() -> None:
     assert of_story("killed-training").agents[1].life > 1
 
 
+@pytest.mark.parametrize("seed", range(0, 24, 8))
+def test_where_everything_is_settled_the_variates_of_all_devices_are_n_times_the_servers(seed: int) -> None:
+    """Nothing goes wrong, in every codec: what devices hold is the mean gradient of their last merged task each."""
+    world = World(seed, Habits(), schedule="scaffold", planned=False)
+    world.run()
+    check_everything(world)
+    assert not any(agent.spool.restored().items for agent in world.agents)
+    model = restore_model(world.coordinator.journal, "fp16", 1, world.coordinator.merging)
+    assert model is not None
+    held = [variate_of(agent.spool, agent.parameters) for agent in world.agents]
+    assert all(np.abs(own).max() > 0.1 for own in held)
+    np.testing.assert_allclose(np.sum(held, axis=0), len(held) * model.state["control"], atol=1e-5)
+    world.coordinator.dispose()
+
+
+def test_the_seeds_send_control_variates_in_every_codec() -> None:
+    turns = [seed for seed in range(64) if schedule_of(seed) == "scaffold"]
+    assert {merge_of(seed, "scaffold").control for seed in turns} == {"none", "fp16", "int8"}
+    assert len({world_of(seed) for seed in turns}) == len(WORLDS)
+
+
 def merged_of(world: World) -> list[dict[str, Any]]:
     return [
         u
@@ -115,8 +139,8 @@ def discarded_of(world: World) -> list[str]:
 STORY = Habits(calm_at_s=1e6)
 
 
-def story(prepare: Callable[[World], object]) -> World:
-    world = World(0, STORY)
+def story(prepare: Callable[[World], object], schedule: str = "synchronous") -> World:
+    world = World(0, STORY, schedule=schedule)
     prepare(world)
     world.run()
     check_everything(world)
@@ -124,14 +148,16 @@ def story(prepare: Callable[[World], object]) -> World:
 
 
 @pytest.mark.slow
-def test_a_device_loses_power_at_every_operation_of_its_disk() -> None:
+@pytest.mark.parametrize("schedule", ["synchronous", "scaffold"])
+def test_a_device_loses_power_at_every_operation_of_its_disk(schedule: str) -> None:
     def cut(world: World, number: int) -> None:
         world.agents[0].disk.cut_at = number
 
-    operations = story(lambda _world: None).agents[0].disk.operations
+    operations = story(lambda _world: None, schedule).agents[0].disk.operations
     assert operations > 30
     for number in range(operations):
-        assert story(lambda world, n=number: cut(world, n)).agents[0].life > 1  # type: ignore[misc]
+        world = story(lambda world, n=number: cut(world, n), schedule)  # type: ignore[misc]
+        assert world.agents[0].life > 1
 
 
 @pytest.mark.slow

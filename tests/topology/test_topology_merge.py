@@ -42,8 +42,9 @@ def test_every_kind_can_be_written_and_arrives_in_the_plan() -> None:
         "trimmed_mean": "trim: 20 %",
         "fedyogi": "beta1: 0.8, beta2: 0.9, tau: 0.01",
         "fedavgm": "momentum: 0.5",
+        "scaffold": "control: int8",
     }
-    for kind in KEYS.keys() - {"scaffold"}:
+    for kind in KEYS:
         keys = f", {written[kind]}" if kind in written else ""
         assert planned(f"merge: {{kind: {kind}{keys}, journal_bytes_max: 8 MiB}}\n").merge.kind == kind
     merge = planned(
@@ -52,6 +53,8 @@ def test_every_kind_can_be_written_and_arrives_in_the_plan() -> None:
     assert (merge.norm, merge.noise_multiplier, merge.delta) == (0.5, 1.1, 1e-5)
     assert merge.journal_bytes_max == 8 << 20
     assert planned("merge: {kind: trimmed_mean, trim: 20 %}\n").merge.trim == 0.2
+    assert planned("merge: {kind: scaffold}\n").merge.control == "fp16"
+    assert planned("merge: {kind: scaffold, control: none}\n").merge.control == "none"
 
 
 TOP_K = "compression: {uplink: {sparsify: {top_k: 0.01}}}\n"
@@ -94,13 +97,23 @@ def test_privacy_is_refused_with_error_feedback(lossy: str) -> None:
 def test_scaffold_is_refused_with_anything_but_plain_sgd(optimizer: str) -> None:
     training = f"training: {{rounds: 2, optimizer: {optimizer}}}\n"
     assert "no mean of gradients" in refused("merge: {kind: scaffold}\n", training)
-    alone = refused("merge: {kind: scaffold}\n")
-    assert "sends no control variates" in alone
-    assert "no mean of gradients" not in alone
+    assert planned("merge: {kind: scaffold}\n").merge.kind == "scaffold"
+
+
+@pytest.mark.parametrize("key", ["proximal: 0.1", "clip_norm: 1.0"])
+def test_scaffold_is_refused_with_what_would_be_in_its_variates(key: str) -> None:
+    training = f"training: {{rounds: 2, {key}}}\n"
+    assert "part of the control variates" in refused("merge: {kind: scaffold}\n", training)
+
+
+def test_scaffold_is_refused_with_momentum_in_the_compression() -> None:
+    assert "gradients of earlier tasks" in refused("merge: {kind: scaffold}\ncompression: {uplink: dgc}\n")
+    assert planned("merge: {kind: scaffold}\n" + TOP_K).merge.paired
 
 
 @pytest.mark.parametrize(
-    "policy", ["{kind: asynchronous}", "{kind: buffered}", "{kind: synchronous, carry_over: true}"]
+    "policy",
+    ["{kind: asynchronous}", "{kind: buffered}", "{kind: tiered}", "{kind: synchronous, carry_over: true}"],
 )
 def test_scaffold_is_refused_without_rounds(policy: str) -> None:
     assert "drift apart" in refused(f"merge: {{kind: scaffold}}\npolicy: {policy}\n")
@@ -124,6 +137,8 @@ def test_statistics_without_noise_are_refused() -> None:
 @pytest.mark.parametrize(
     ("merge", "said"),
     [
+        ("{kind: fedavg, control: fp16}", "belongs to kind: scaffold, not to fedavg"),
+        ("{kind: scaffold, control: int4}", "merge.control"),
         ("{kind: fedavg, momentum: 0.9}", "belongs to kind: fedavgm, not to fedavg"),
         ("{kind: norm_bound}", "norm_bound needs `norm`"),
         ("{kind: dp_fedavg, norm: 1}", "dp_fedavg needs `noise_multiplier`"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -19,7 +19,7 @@ KEYS: dict[str, frozenset[str]] = {
     "fedadam": frozenset({"beta1", "beta2", "tau"}),
     "fedyogi": frozenset({"beta1", "beta2", "tau"}),
     "fednova": frozenset(),
-    "scaffold": frozenset(),
+    "scaffold": frozenset({"control"}),
     "median": frozenset(),
     "trimmed_mean": frozenset({"trim"}),
     "krum": frozenset({"byzantine", "keep"}),
@@ -66,6 +66,10 @@ class Merge(Strict):
     ] = None
     delta: Annotated[
         float | None, Field(gt=0, lt=1, description="dp_fedavg: of (ε, δ); 0.00001 by default.")
+    ] = None
+    control: Annotated[
+        Literal["none", "fp16", "int8"] | None,
+        Field(description="scaffold: how the change of a device's control variate is sent; fp16 by default."),
     ] = None
     journal_bytes_max: Annotated[
         Size | None,

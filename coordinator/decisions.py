@@ -178,5 +178,5 @@ def recorded(path: Path) -> Iterator[Beginning | Decided]:
                 return  # the process died while it wrote this
             try:
                 yield decoder.decode(body)
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise DecisionsBroken(f"{path}: {error}") from error

@@ -16,9 +16,17 @@ class Intact:
     def __init__(self, disk: Disk, problems: list[str]) -> None:
         self._disk, self._problems = disk, problems
 
-    def content(self, name: str, sha256: str, what: str) -> bool:
-        digest = hashlib.sha256()
-        return self._passes(name, digest.update, lambda: digest.hexdigest() == sha256, what)
+    def content(self, name: str, sha256: str, what: str, size_bytes: int | None = None) -> bool:
+        digest, size = hashlib.sha256(), 0
+
+        def take(block: bytes) -> None:
+            nonlocal size
+            digest.update(block)
+            size += len(block)
+
+        return self._passes(
+            name, take, lambda: digest.hexdigest() == sha256 and size_bytes in (None, size), what
+        )
 
     def vector(self, residual: Residual | None, what: str) -> Residual | None:
         """The vector, or None if it is damaged."""

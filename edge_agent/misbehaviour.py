@@ -66,7 +66,7 @@ class Hook:
             try:
                 self._orders = _decoder.decode(self._path.read_bytes())
                 self._seen = mark
-            except (OSError, msgspec.DecodeError):
+            except (OSError, msgspec.DecodeError, UnicodeDecodeError):
                 pass  # it is being written; the next look is soon
         return self._orders
 

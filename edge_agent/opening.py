@@ -18,7 +18,7 @@ def opened(disk: Disk, run: str, problems: list[str]) -> Ledger:
         ledger = msgspec.msgpack.decode(disk.read(LEDGER, LEDGER_BYTES_MAX), type=Ledger)
     except FileNotFoundError:
         return Ledger(run=run)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         problems.append(f"the ledger cannot be read and is started anew: {error}")
         return Ledger(run=run)
     if ledger.run != run or ledger.schema != LEDGER_SCHEMA:
@@ -34,7 +34,9 @@ def _checked(ledger: Ledger, intact: Intact) -> Ledger:
         model = None
     return msgspec.structs.replace(
         ledger,
-        items=tuple(item for item in ledger.items if intact.content(item.file, item.sha256, "an update")),
+        items=tuple(
+            item for item in ledger.items if intact.content(item.file, item.sha256, "an update", item.bytes)
+        ),
         model=model,
         graph=_held(intact, ledger.graph, "the graph"),
         control=_held(intact, ledger.control, "the server's control variate"),

@@ -41,7 +41,7 @@ def from_file(file: Path) -> Power | None:
     try:
         with open(file, "rb") as handle:
             state = msgspec.json.decode(handle.read(STATE_BYTES_MAX), type=_State)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
     return _power(state.charge, state.plugged)
 

@@ -61,5 +61,5 @@ def read_table(path: Path) -> Allotment | None:
     """None where there is none, or none that can be read: then nothing is claimed about the data."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Allotment)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None

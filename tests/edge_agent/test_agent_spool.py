@@ -297,6 +297,23 @@ def test_damage_costs_what_is_damaged_and_is_said() -> None:
     assert "ledger" in Spool(torn, "run-1").problems[0]
 
 
+def test_a_ledger_damaged_anywhere_costs_updates_and_never_the_device() -> None:
+    """Names that are no UTF-8 any more, lengths, numbers: the agent starts, says so or goes on, and works."""
+    disk = ForgetfulDisk()
+    spool = Spool(disk, "run-1")
+    for step in STORY[:8]:
+        step(spool)
+    good = disk.read("ledger", 1 << 20)
+    for at, byte in enumerate(good):
+        bad = (0xFF, byte ^ 0x80, byte ^ 1)[at % 3]
+        damaged = disk.after_kill()
+        damaged.write("ledger", [good[:at] + bytes([bad]) + good[at + 1 :]])
+        reopened = Spool(damaged, "run-1")
+        snapshot(reopened)
+        reopened.own()
+        keep(reopened, "t9", 9)
+
+
 def test_the_state_of_another_run_is_not_taken_over() -> None:
     disk = ForgetfulDisk()
     keep(Spool(disk, "run-1"), "t1", 1)

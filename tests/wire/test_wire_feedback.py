@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -10,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wire.codecs import CodecError, CodecSpec, Sparsify, decode, make_chain, rounding_seed, uplink_spec
-from wire.codecs.feedback import GIVEN_BACK, PENDING_MAX, ErrorFeedback
+from wire.codecs.feedback import (
+    GIVEN_BACK,
+    PENDING_MAX,
+    STATE_FORMAT,
+    STATE_HEADER,
+    STATE_MAGIC,
+    ErrorFeedback,
+)
 from wire.messages import OUTCOMES, OutcomeKind
 
 N = 400
@@ -211,3 +219,15 @@ def test_encoding_takes_little_memory_beside_the_residual(spec: CodecSpec, vecto
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < vectors * 4 * n
+
+
+def test_a_pending_task_that_is_no_text_is_damage() -> None:
+    """Found by the fuzzer: msgspec raises UnicodeDecodeError beside its own errors."""
+    feedback = ErrorFeedback(N)
+    feedback.encode("task", delta_of(1), make_chain(uplink_spec(0.05, "int8")), seed=1)
+    body = feedback.to_bytes()[STATE_HEADER.size :].replace(b"task", b"t\xcfsk")
+    size = len(body) - 4 * N
+    head = STATE_HEADER.pack(STATE_MAGIC, STATE_FORMAT, N, 0.0, size, zlib.crc32(body))
+    with pytest.raises(CodecError) as caught:
+        ErrorFeedback.from_bytes(head + body, n=N)
+    assert caught.value.reason == "state"

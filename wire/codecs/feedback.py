@@ -193,7 +193,7 @@ class ErrorFeedback:
     def _restore(self, pending: memoryview, vectors: memoryview) -> None:
         try:
             items = _pending_list.decode(pending)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise CodecError("state", str(error)[:120]) from None
         if len(items) > PENDING_MAX:
             raise CodecError("state", f"{len(items)} pending, at most {PENDING_MAX}")

@@ -49,7 +49,8 @@ def mosquitto_conf(folder: str, *, port: int, bind: str = "", user: str = "") ->
         "queue_qos0_messages false",
         f"sys_interval {SYS_INTERVAL_S}",
         "",
-        "log_dest stdout",
+        # On stdout it would wait in a buffer of 4 kB, and die there with a broker that is killed.
+        "log_dest stderr",
         "log_type error",
         "log_type warning",
         "log_type notice",

@@ -27,6 +27,8 @@ class Shard:
     y: Array
 
     def __post_init__(self) -> None:
+        if not self.x.ndim or not self.y.ndim:
+            raise DatasetError("x and y have a first axis, that of the samples")
         if len(self.x) != len(self.y):
             raise DatasetError(f"{len(self.x)} samples but {len(self.y)} labels")
         if len(self.x) == 0:

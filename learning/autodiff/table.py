@@ -74,7 +74,9 @@ def document() -> str:
 
 def figures(folder: Path) -> list[str]:
     """What was measured, from the recorded results of the benchmarks."""
-    training, fedavg = (_recorded(folder / f"{name}.json") for name in ("training", "fedavg_paper"))
+    training, central, fedavg = (
+        _recorded(folder / f"{name}.json") for name in ("training", "central_mnist", "fedavg_paper")
+    )
     lines = []
     if training:
         lines += [
@@ -90,6 +92,13 @@ def figures(folder: Path) -> list[str]:
                 f"| `{name}` | {row['ort_ms']:.2f} ms | {row['torch_ms']:.2f} ms | {row['ratio']:.2f} | "
                 f"{row['ort_rss_mb']:.0f} MB | {row['torch_rss_mb']:.0f} MB | {memory:.2f} |"
             )
+    if central:
+        epochs = ", ".join(f"{accuracy:.4f}" for accuracy in central["accuracy"])
+        lines += [
+            "\n## MNIST in one place\n",
+            f"`python -m benchmarks.central_mnist`: the `{central['model']}`, batches of {central['batch']}, rate "
+            f"{central['lr']}, momentum {central['momentum']}; test accuracy\nafter each epoch: {epochs}.",
+        ]
     if fedavg:
         lines += [
             "\n## FedAvg as in its paper\n",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +62,16 @@ def _checked(path: Path) -> Path:
 
 def _read_npz(path: Path) -> tuple[Array, Array, Array | None]:
     try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > FILE_BYTES_MAX:
+            raise DatasetError(f"{path} unpacks to {unpacked} bytes: at most {FILE_BYTES_MAX} are read")
         with np.load(path, allow_pickle=False) as arrays:
             x, y = arrays["x"], arrays["y"]
             users = arrays.get("user", None)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except DatasetError:
+        raise
+    except Exception as error:  # a damaged archive raises whatever its damaged part leads to
         raise DatasetError(f"{path}: {error}. It must hold arrays x and y (and may hold user)") from error
     return _validated(path, x, y, users)
 
@@ -74,7 +81,7 @@ def _read_csv(path: Path) -> tuple[Array, Array, Array | None]:
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = list(csv.reader(file))
         values = np.asarray(rows, np.float32)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DatasetError(
             f"{path}: {error}. Every column must be a number, the first line their names"
         ) from error
@@ -89,6 +96,8 @@ def _read_csv(path: Path) -> tuple[Array, Array, Array | None]:
 
 
 def _validated(path: Path, x: Array, y: Array, users: Array | None) -> tuple[Array, Array, Array | None]:
+    if not x.ndim or not y.ndim or (users is not None and not users.ndim):
+        raise DatasetError(f"{path}: x, y and user have a first axis, that of the samples")
     if len(x) == 0 or len(x) != len(y) or (users is not None and len(users) != len(x)):
         raise DatasetError(f"{path}: {len(x)} samples, {len(y)} labels: both must be the same and not 0")
     for name, array in (("x", x), ("y", y)):

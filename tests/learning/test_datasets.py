@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -194,3 +195,69 @@ def test_a_devices_own_folder_is_converted_once_and_again_when_it_changes(tmp_pa
     (folder / "train.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DatasetError, match="no column `label`"):
         open_own(folder, cache)
+
+
+def archive(path, **arrays):
+    np.savez_compressed(path, **arrays)
+    return path.read_bytes()
+
+
+class Payload:
+    """What a pickle could run."""
+
+    def __reduce__(self):
+        return (pytest.fail, ("a pickle was opened",))
+
+
+GOOD = {"x": np.ones((3, 2), np.float32), "y": np.arange(3)}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (lambda path: b"", "train.npz"),
+        (lambda path: b"PK\x03\x04 and nothing of an archive", "train.npz"),
+        (lambda path: archive(path, **GOOD)[:-40], "train.npz"),
+        (lambda path: archive(path, x=np.ones((3, 2))), "arrays x and y"),
+        (lambda path: archive(path, x=np.float32(1), y=np.arange(3)), "first axis"),
+        (lambda path: archive(path, x=GOOD["x"], y=np.array([Payload()] * 3, object)), "train.npz"),
+        (lambda path: archive(path, x=GOOD["x"], y=np.array(["a", "b", "c"])), "not finite numbers"),
+        (lambda path: archive(path, x=np.zeros(1 << 30, np.uint8)[None], y=np.arange(1)), "unpacks to"),
+    ],
+)
+def test_an_archive_that_is_none_costs_a_line_and_no_memory(tmp_path, content, said):
+    """Cut, torn, of pickles, of the wrong arrays, or a megabyte that unpacks to a gigabyte."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    data = content(tmp_path / "made.npz")
+    for part in ("train", "test"):
+        (folder / f"{part}.npz").write_bytes(data)
+    with pytest.raises(DatasetError, match=said):
+        load(str(folder))
+    with pytest.raises(DatasetError, match=said):
+        open_own(folder, tmp_path / "cache")
+
+
+def test_bytes_in_the_middle_of_an_archive_that_were_damaged(tmp_path):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    good = archive(folder / "test.npz", x=rng.standard_normal((50, 3)).astype(np.float32), y=np.arange(50))
+    for at in range(0, len(good), 7):
+        (folder / "train.npz").write_bytes(good[:at] + bytes([good[at] ^ 0x5A]) + good[at + 1 :])
+        with suppress(DatasetError):
+            load(str(folder))
+
+
+def test_a_table_with_a_field_that_has_no_end(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.csv").write_text('a,label\n"' + "1" * 200_000)
+    with pytest.raises(DatasetError, match=r"train.csv.*must be a number"):
+        load(str(tmp_path))
+
+
+def test_a_shard_that_is_one_number(tmp_path):
+    for name in ("x", "y"):
+        np.save(tmp_path / f"{name}.npy", np.float32(1))
+    with pytest.raises(DatasetError, match="first axis"):
+        open_shard(tmp_path)

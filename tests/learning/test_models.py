@@ -254,7 +254,10 @@ def test_the_document_shows_recorded_figures_only(tmp_path):
     (tmp_path / "training.json").write_text(json.dumps({"models": {"gru": row}}))
     run = {"lr": 0.1, "rounds": 2, "accuracy": [0.9, 0.95], "best_mean_of_three": None, "rounds_to_99": None}
     (tmp_path / "fedavg_paper.json").write_text(json.dumps({"sweep": {"0.1": [0.9, 0.95]}, "iid": run}))
+    once = {"model": "cnn", "batch": 32, "lr": 0.02, "momentum": 0.9, "accuracy": [0.98, 0.99], "cpu_s": 1.0}
+    (tmp_path / "central_mnist.json").write_text(json.dumps(once))
     text = "\n".join(figures(tmp_path))
+    assert "after each epoch: 0.9800, 0.9900." in text
     assert "| `gru` | 5.00 ms | 10.00 ms | 0.50 | 80 MB | 320 MB | 0.25 |" in text
     assert "| iid | 0.1 | 2 | 0.9500 | – | not reached |" in text
 

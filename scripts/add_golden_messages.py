@@ -35,6 +35,10 @@ UPLINK = {
     "feedback": {"kind": "dgc", "momentum": 0.9, "decay_after": 3, "decay_factor": 0.5, "restart": "fresh"},
     "bypass": False,
 }  # fmt: skip
+CONTROL = {
+    "object": {"name": "c7", "bytes": 371_000, "chunks": 24, "sha256": SHA}, "dtype": "fp16",
+    "chain": {"quantize": "int8"},
+}  # fmt: skip
 REPORT = {
     "samples": 600, "steps": 38, "loss": 0.75, "train_s": 3.5, "step_s": 0.09, "fetch_s": 0.5, "fetch_bytes": 9_100,
     "peak_rss_bytes": 91_000_000, "residual_norm": 1.25, "raw_bytes": 827_688,
@@ -43,7 +47,7 @@ ONE: dict[str, Any] = {"task": "r3-t12"}
 EXAMPLES: dict[str, dict[str, Any]] = {
     "task": {
         **ONE, "round": 3, "model": MODEL, "graph": GRAPH, "train": TRAIN, "uplink": UPLINK, "seed": 2**62,
-        "deadline_s": 60.0,
+        "deadline_s": 60.0, "control": CONTROL,
     },
     "grant": {**ONE, "sha256": SHA, "chunk_bytes": 6_250, "window_bytes": 25_000, "missing": [3, 17]},
     "ack": {**ONE, "sha256": SHA},

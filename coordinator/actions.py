@@ -134,6 +134,7 @@ class SendTask(Action, frozen=True, kw_only=True):
     seed: int
     deadline_s: float
     uplink: m.UplinkSpec
+    probe: int = 0  # only a loss is wanted, on so many samples at most; 0: an update
 
 
 class SendGrant(Action, frozen=True, kw_only=True):

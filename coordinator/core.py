@@ -8,7 +8,7 @@ Theory of operation
 The run gathers agents, opens a round, collects updates, has a version committed and evaluated, and opens the next
 round, until the target or the number of rounds is reached; then it says goodbye. A round is the making of one version.
 
-    gathering -> collecting -> [commit] -> evaluating (only with a target, or after the last round) -> gathering ...
+    gathering -> [probing] -> collecting -> [commit] -> evaluating (with a target, or at the end) -> gathering ...
     any of them -> finishing -> done
 
 How a round begins, whom it asks, when its updates are enough and whether tasks outlive it is the schedule's
@@ -27,8 +27,8 @@ The states of a task and the table of their transitions are in `coordinator.stat
   a hello; nobody counts as online before that.
 * *The coordinator dies.* `coordinator.recovery` rebuilds this state from the journal; the open round goes on with a
   fresh deadline, for its downtime is not the agents' fault.
-* *Nobody comes.* Every wait has an end: rounds by `extensions_max`, gathering by `start_timeout_s`, evaluation by
-  `evaluation_wait_s`, goodbye by `finish_wait_s`.
+* *Nobody comes.* Every wait has an end: probes by their deadline, rounds by `extensions_max`, gathering by
+  `start_timeout_s`, evaluation by `evaluation_wait_s`, goodbye by `finish_wait_s`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from collections.abc import Iterator
 
 from coordinator import actions as a
 from coordinator import events as e
-from coordinator import picture, presence, run, uplink, uploads, waiting
+from coordinator import picture, presence, probing, run, uplink, uploads, waiting
 from coordinator.config import CoordinatorConfig
 from coordinator.invariants import check
 from coordinator.policies import Policy, make_policy
@@ -118,6 +118,8 @@ class CoordinatorCore:
                 presence.progress(turn, agent, message)
             case m.Failed():
                 presence.failed(turn, agent, message)
+            case m.Probed():
+                probing.answered(turn, agent, message)
             case m.Ask():
                 presence.answer_asked(turn, agent, message.tasks)
 
@@ -133,6 +135,9 @@ class CoordinatorCore:
                 yield max(state.waiting_recorded, since) + config.waiting_every_s
                 yield since + config.start_timeout_s
                 yield since + 2 * config.start_timeout_s
+                yield from (task.expires for task in state.under_way)
+            case RunPhase.PROBING if state.probe is not None:
+                yield from probing.moments(self._turn, state.probe)
                 yield from (task.expires for task in state.under_way)
             case RunPhase.COLLECTING:
                 yield from self._collecting_moments()

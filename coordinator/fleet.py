@@ -53,11 +53,11 @@ def _slow(turn: Turn) -> set[str]:
 
 def views(turn: Turn, agents: list[Agent]) -> list[AgentView]:
     made = turn.state.tasks_made
-    return [_view(agent, made) for agent in agents]
+    return [_view(agent, made, turn.state.version) for agent in agents]
 
 
-def _view(agent: Agent, tasks_made: int) -> AgentView:
-    power = agent.power
+def _view(agent: Agent, tasks_made: int, version: int) -> AgentView:
+    power, probed = agent.power, agent.probed
     return AgentView(
         name=agent.name,
         timings=agent.timings,
@@ -69,6 +69,8 @@ def _view(agent: Agent, tasks_made: int) -> AgentView:
         lost=agent.lost,
         utility=agent.utility,
         used_round=agent.used_round,
+        samples=agent.samples,
+        loss=probed.loss if probed is not None and probed.version == version else None,
     )
 
 

@@ -25,6 +25,7 @@ KINDS: dict[str, type[m.Up]] = {
     "offer": m.Offer,
     "progress": m.Progress,
     "failed": m.Failed,
+    "probed": m.Probed,
     "ask": m.Ask,
     "status": m.Status,
 }

@@ -115,6 +115,10 @@ def _check_run(config: CoordinatorConfig, state: CoordinatorState) -> None:
     assert (state.phase is RunPhase.COLLECTING) == (state.round is not None), (
         f"{state.phase}, round {state.round}"
     )
+    assert (state.phase is RunPhase.PROBING) == (state.probe is not None), (
+        f"{state.phase}, probe {state.probe}"
+    )
+    assert state.probe is None or state.probe.version == state.version, f"{state.probe}, now {state.version}"
     assert bool(state.finish_reason) == (state.phase in (RunPhase.FINISHING, RunPhase.DONE)), (
         state.finish_reason
     )

@@ -60,7 +60,8 @@ class Outbound:
             uplink=action.uplink,
             seed=action.seed,
             deadline_s=action.deadline_s,
-            control=self._control(action.version),
+            control=None if action.probe else self._control(action.version),
+            probe=action.probe,
         )
         self._publish(topics.down(self._config.run, action.agent, "task"), m.encode(task))
 

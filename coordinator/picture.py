@@ -77,6 +77,8 @@ def _why(turn: Turn) -> str:
     match state.phase:
         case RunPhase.GATHERING:
             return f"agents of round {state.rounds_done + 1}, {since}"
+        case RunPhase.PROBING:
+            return f"losses that the selection of round {state.rounds_done + 1} goes by, {since}"
         case RunPhase.COLLECTING if state.round is not None and state.round.committing:
             return f"the commit of version {state.round.version + 1}"
         case RunPhase.COLLECTING:
@@ -94,6 +96,8 @@ def _awaited(turn: Turn) -> list[waiting.Awaited]:
     match turn.state.phase:
         case RunPhase.GATHERING:
             return waiting.absent(turn)
+        case RunPhase.PROBING:
+            return waiting.probed(turn)
         case RunPhase.COLLECTING:
             return waiting.owing(turn)
         case RunPhase.FINISHING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coordinator import actions as a
 from coordinator import events as e
-from coordinator import tasks, uploads
+from coordinator import probing, tasks, uploads
 from coordinator.state import UNDER_WAY, Agent, RunPhase, Task, TaskState
 from coordinator.turn import Turn
 from wire import messages as m
@@ -42,6 +42,7 @@ def hello(turn: Turn, agent: Agent, message: m.Hello) -> None:
         _announce(turn, agent, online=False)  # its will got lost with a broker
     agent.boot, agent.version, agent.online = message.boot, message.version, True
     agent.power = message.power
+    agent.samples = min(message.samples, turn.config.samples_max)
     _announce(turn, agent, online=True)
     turn.record(
         "hello",
@@ -55,6 +56,7 @@ def hello(turn: Turn, agent: Agent, message: m.Hello) -> None:
     for item in message.spool:
         uploads.take_offer(turn, agent.name, item.task, item.sha256, item.bytes, None)
     answer_asked(turn, agent, message.unsettled)
+    probing.said_hello(turn, agent, message)
     _task_in_hand(turn, agent, message)
     if turn.state.phase is RunPhase.FINISHING:
         turn.send(agent.name, m.Finish(reason=turn.state.finish_reason))
@@ -63,11 +65,12 @@ def hello(turn: Turn, agent: Agent, message: m.Hello) -> None:
 def _task_in_hand(turn: Turn, agent: Agent, message: m.Hello) -> None:
     held = {item.task for item in message.spool} | set(message.unsettled)
     in_hand = turn.task_of(agent.name, message.task) if message.task else None
+    probed = message.task is not None and probing.is_probe(message.task)
     if in_hand is not None and (in_hand.state is S.ACKED or in_hand.outcome is not None):
         # An old hello that comes late, or a disk that was lost. A cancel could overtake the ack, and the agent
         # would give content back to its residual that the journal has.
         uploads.answer_known(turn, in_hand)
-    elif message.task and (in_hand is None or in_hand.state not in UNDER_WAY):
+    elif message.task and not probed and (in_hand is None or in_hand.state not in UNDER_WAY):
         turn.send(
             agent.name, m.Cancel(task=message.task, reason=in_hand.reason if in_hand else "unknown task")
         )
@@ -105,6 +108,8 @@ def answer_asked(turn: Turn, agent: Agent, names: tuple[str, ...]) -> None:
 
 def progress(turn: Turn, agent: Agent, message: m.Progress) -> None:
     task = turn.task_of(agent.name, message.task)
+    if task is None and probing.heard(turn, agent, message.task):
+        return
     if task is None:
         turn.refuse(agent.name, "progress", "unknown_task")
         return
@@ -116,6 +121,8 @@ def progress(turn: Turn, agent: Agent, message: m.Progress) -> None:
 
 def failed(turn: Turn, agent: Agent, message: m.Failed) -> None:
     task = turn.task_of(agent.name, message.task)
+    if task is None and probing.failed(turn, agent, message.task):
+        return
     if task is None:
         turn.refuse(agent.name, "failed", "unknown_task")
     elif task.state in UNDER_WAY and task.state is not S.RECEIVED:

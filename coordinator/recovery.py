@@ -21,7 +21,17 @@ from coordinator.journal import Journal, JournalError, as_vector, sha256_of
 from coordinator.merges import EMPTY, FEDAVG, MergeSpec, State, state_sha256, unpack_state
 from coordinator.policies import Timings
 from coordinator.policies.selection import statistical_utility
-from coordinator.state import FINAL, LOST, UNDER_WAY, CoordinatorState, Round, RunPhase, Task, TaskState
+from coordinator.state import (
+    FINAL,
+    LOST,
+    UNDER_WAY,
+    CoordinatorState,
+    ProbedLoss,
+    Round,
+    RunPhase,
+    Task,
+    TaskState,
+)
 from wire.codecs import model as versions
 from wire.codecs.arrays import Float32
 from wire.codecs.model import Patterns
@@ -188,6 +198,9 @@ def _restore_agents(journal: Journal, state: CoordinatorState) -> None:
     for name, value in journal.memos("timings/").items():
         if name in state.agents:
             state.agents[name].timings = msgspec.json.decode(value, type=Timings)
+    for name, value in journal.memos("loss/").items():
+        if name in state.agents:
+            state.agents[name].probed = msgspec.json.decode(value, type=ProbedLoss)
     for name, value in journal.memos("uplink/").items():
         if name in state.agents:
             state.agents[name].uplink = msgspec.json.decode(value, type=UplinkRate)

@@ -6,8 +6,8 @@ import math
 
 from coordinator import actions as a
 from coordinator import events as e
-from coordinator import fleet, rounds, tasks, versions, waiting
-from coordinator.state import UNDER_WAY, Round, RunPhase, TaskState
+from coordinator import fleet, probing, rounds, tasks, versions, waiting
+from coordinator.state import UNDER_WAY, Agent, Round, RunPhase, TaskState
 from coordinator.turn import Turn
 from wire import messages as m
 
@@ -31,6 +31,9 @@ def advance(turn: Turn) -> None:
         enter(turn, RunPhase.GATHERING)
     if not state.finish_reason:
         rounds.end_stale(turn)
+    if state.phase is RunPhase.PROBING and probing.over(turn):
+        _choose(turn, probing.end(turn))
+    waiting.record_probed(turn)
     if state.phase is RunPhase.GATHERING:
         _gather(turn)
     if state.phase is RunPhase.COLLECTING:
@@ -54,8 +57,10 @@ def _gather(turn: Turn) -> None:
     rounds.end_expired(turn)
     free = fleet.available(turn)
     if _enough(turn, len(free)):
-        rounds.open_round(turn, free)
-        enter(turn, RunPhase.COLLECTING)
+        if probing.begin(turn, free):
+            enter(turn, RunPhase.PROBING)
+        else:
+            _open(turn, free)
     elif turn.now >= state.phase_since + 2 * config.start_timeout_s and not state.unended:
         fail(
             turn,
@@ -66,10 +71,28 @@ def _gather(turn: Turn) -> None:
         _record_absent(turn)
 
 
-def _enough(turn: Turn, free: int) -> bool:
-    """Whether the next round can begin. The first waits for everybody it wants, up to the start's timeout."""
+def _open(turn: Turn, free: list[Agent]) -> None:
+    rounds.open_round(turn, free)
+    enter(turn, RunPhase.COLLECTING)
+
+
+def _choose(turn: Turn, silent: frozenset[str]) -> None:
+    """The round opens with those that are here now; without the silent, if they are not needed for a quorum."""
+    rounds.end_expired(turn)
+    free = fleet.available(turn)
+    if not _enough(turn, len(free), probed=True):
+        enter(turn, RunPhase.GATHERING)
+        return
+    heard = [agent for agent in free if agent.name not in silent]
+    _open(turn, heard if len(heard) >= turn.policy.quorum else free)
+
+
+def _enough(turn: Turn, free: int, *, probed: bool = False) -> bool:
+    """Whether the next round can begin. The first waits for everybody it wants, up to the start's timeout, unless
+    it has waited for them already: `probed`.
+    """
     state, policy = turn.state, turn.policy
-    if state.rounds_done == 0:
+    if state.rounds_done == 0 and not probed:
         patient = turn.now < state.phase_since + turn.config.start_timeout_s
         return free >= (policy.wanted(len(state.agents)) if patient else policy.quorum)
     if not policy.carries:
@@ -238,7 +261,7 @@ def finish(turn: Turn, reason: str) -> None:
             tasks.discard(turn, task, S.LATE, f"the run has ended: {reason}")
         elif task.state in UNDER_WAY and task.state is not S.RECEIVED:
             tasks.close_task(turn, task, S.CANCELLED, f"the run has ended: {reason}")
-    state.round = None
+    state.round = state.probe = None
     state.finish_reason = reason
     enter(turn, RunPhase.FINISHING)
     turn.emit(a.JournalFinish(reason=reason))

@@ -47,6 +47,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from coordinator.adaptive import SLOPE_POINTS, UplinkRate
 from coordinator.config import SETTLED_KEPT_PER_AGENT, STORY_LINES
@@ -164,6 +165,24 @@ class Task:
         return True
 
 
+class ProbedLoss(NamedTuple):
+    version: int
+    loss: float
+
+
+@dataclass(slots=True)
+class Probe:
+    """Losses that are asked for before a round; see `coordinator.probing`."""
+
+    task: str
+    round: int
+    version: int
+    since: float
+    deadline: float
+    owing: dict[str, float]  # who has not answered: its last sign, or our last attempt to get one
+    candidates: list[str]
+
+
 @dataclass(slots=True)
 class Agent:
     """`online` only after a hello on this connection: what the broker retained proves nothing."""
@@ -186,6 +205,8 @@ class Agent:
     power: Power | None = None  # as it last said; None on mains
     uplink: UplinkRate | None = None  # as `compression: auto` measured it
     share: float = 0.0  # of an update, as it was last chosen
+    samples: int = 0  # of its own data, as it last said, within what a device can have
+    probed: ProbedLoss | None = None  # as its last probe had it
 
 
 @dataclass(slots=True)
@@ -210,6 +231,7 @@ class Round:
 
 class RunPhase(StrEnum):
     GATHERING = "gathering"  # waiting for agents before the next round
+    PROBING = "probing"  # waiting for the losses that its selection goes by
     COLLECTING = "collecting"  # a round is open
     EVALUATING = "evaluating"  # with a target: the next round waits for the evaluation
     FINISHING = "finishing"  # everything is said, agents go
@@ -227,6 +249,8 @@ class CoordinatorState:
     started: bool = False
     round: Round | None = None
     rounds_done: int = 0
+    probe: Probe | None = None
+    probed_round: int = 0  # the last round that losses were asked for
     tasks: dict[str, Task] = field(default_factory=dict)
     unended: dict[str, Task] = field(default_factory=dict)  # those of `tasks` that are under way or acked
     live: list[int] = field(default_factory=list)  # versions that can be fetched, oldest first

@@ -57,6 +57,26 @@ def absent(turn: Turn) -> list[Awaited]:
     return _gone(turn, "absent", state.phase_since + 2 * turn.config.start_timeout_s - turn.now, online=False)
 
 
+def probed(turn: Turn) -> list[Awaited]:
+    """Those whose loss the selection of the next round waits for."""
+    probe = turn.state.probe
+    if probe is None:
+        return []
+    left_s, since_s = probe.deadline - turn.now, turn.now - probe.since
+    return [
+        Awaited(name, "probing", since_s, left_s, probe.task, probe.version, turn.now - heard)
+        for name, heard in sorted(probe.owing.items())
+    ]
+
+
+def record_probed(turn: Turn) -> None:
+    state, probe = turn.state, turn.state.probe
+    if probe is None or turn.now < max(state.waiting_recorded, probe.since) + turn.config.waiting_every_s:
+        return
+    state.waiting_recorded = turn.now
+    record_waiting_for(turn, probe.round, probed(turn))
+
+
 def leaving(turn: Turn) -> list[Awaited]:
     """Those that are still there after the run's end."""
     state = turn.state

@@ -84,6 +84,8 @@ class AgentCore:
                 hand.object_failed(turn, event)
             case e.Trained():
                 hand.trained(turn, event)
+            case e.Probed():
+                hand.probed(turn, event)
             case e.Encoded():
                 hand.encoded(turn, event)
             case e.Spooled():

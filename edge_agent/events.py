@@ -60,6 +60,15 @@ class Trained(Event, frozen=True, kw_only=True):
     peak_rss_bytes: int
 
 
+class Probed(Event, frozen=True, kw_only=True):
+    """The loss that was asked for."""
+
+    task: str
+    loss: float
+    samples: int
+    wall_s: float
+
+
 class Encoded(Event, frozen=True, kw_only=True):
     """Payload and next residual are on disk, named by nothing yet: only a commit makes them count."""
 

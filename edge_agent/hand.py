@@ -46,6 +46,9 @@ def _may_return(turn: Turn, ended: Ended) -> bool:
 
 
 def _again_ended(turn: Turn, task: str, ended: Ended) -> None:
+    if ended.answer is not None:
+        turn.send(ended.answer)
+        return
     turn.refuse("task", "ended_task")
     if ended.kind in ("failed", "superseded"):
         turn.send(m.Failed(task=task, reason=ended.reason))
@@ -183,7 +186,10 @@ def _fetch_next(turn: Turn, hand: Hand) -> None:
     turn.state.go(hand, P.TRAINING, turn.now, "has graph and version")
     turn.progress(hand.task, "training")
     order = hand.order
-    turn.emit(a.Train(task=hand.task, spec=order.train, seed=order.seed, control=order.control))
+    if order.probe:
+        turn.emit(a.Probe(task=order.task, samples=order.probe, seed=order.seed))
+    else:
+        turn.emit(a.Train(task=order.task, spec=order.train, seed=order.seed, control=order.control))
 
 
 def _in_hand(turn: Turn, task: str, *phases: Phase) -> Hand | None:
@@ -269,6 +275,24 @@ def trained(turn: Turn, event: e.Trained) -> None:
             fetch_bytes=hand.fetch_bytes,
         )
     )
+
+
+def probed(turn: Turn, event: e.Probed) -> None:
+    """A probe is over with its answer: nothing is kept of it but that."""
+    hand = _in_hand(turn, event.task, P.TRAINING)
+    if hand is None:
+        return
+    turn.record(
+        "loss_evaluated",
+        task=event.task,
+        loss=event.loss,
+        samples=event.samples,
+        wall_s=round(event.wall_s, 3),
+    )
+    answer = m.Probed(task=event.task, loss=event.loss, samples=event.samples, fetch_bytes=hand.fetch_bytes)
+    turn.remember_ended(event.task, "probed", f"loss {event.loss:g}", answer)
+    turn.send(answer)
+    _leave(turn, hand, f"loss {event.loss:g}")
 
 
 def encoded(turn: Turn, event: e.Encoded) -> None:

@@ -55,7 +55,7 @@ class Install:
     control: m.ControlRef | None = None  # then it is the server's control variate
 
 
-Job = Install | a.Train | a.Encode
+Job = Install | a.Train | a.Probe | a.Encode
 
 
 class Stopped(Exception):
@@ -99,6 +99,8 @@ class Jobs:
                     return self._install(job)
                 case a.Train():
                     return self._train(job, on_step)
+                case a.Probe():
+                    return self._probe(job)
                 case a.Encode():
                     return self._encode(job)
         except DiskBroken:
@@ -205,6 +207,25 @@ class Jobs:
         correction = read_control(self._spool.control(), n, job.control)
         self._spool.take_variate_from(correction)
         return correction
+
+    def _probe(self, job: a.Probe) -> e.Event:
+        began = self._clock()
+        loss, samples = self.probe(job)
+        return e.Probed(task=job.task, loss=loss, samples=samples, wall_s=self._clock() - began)
+
+    def probe(self, job: a.Probe) -> tuple[float, int]:
+        """Mean loss and number of samples. Raises WorkError. Simulations put their own in its place."""
+        from learning.artifact import ArtifactError, TrainingArtifact
+        from learning.local_loss import local_loss
+
+        give_back()
+        artifact = TrainingArtifact.from_bytes(self._spool.graph())
+        parameters = versions.from_patterns(self._spool.patterns())
+        own = self._spool.own().local if artifact.local else None
+        try:
+            return local_loss(artifact, self._shard, parameters, own, job.samples, job.seed, self._threads)
+        except ArtifactError as error:
+            raise WorkError(str(error)) from error
 
     # --- encode ----------------------------------------------------------------------------------------------
 

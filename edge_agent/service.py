@@ -105,6 +105,7 @@ class AgentService:
             a.Send: self._send,
             a.Fetch: self._fetch,
             a.Train: self._submit,
+            a.Probe: self._submit,
             a.Encode: self._submit,
             a.Commit: self._commit,
             a.Discard: self._discard,
@@ -309,7 +310,7 @@ class AgentService:
         self._downloads.start(action)
 
     def _submit(self, action: a.Action) -> None:
-        assert isinstance(action, a.Train | a.Encode)
+        assert isinstance(action, a.Train | a.Probe | a.Encode)
         self._worker.submit(action)
 
     def _commit(self, action: a.Action) -> None:

@@ -4,6 +4,8 @@ Theory of operation
 -------------------
 An agent works on one task at a time, the one *in hand*; its updates (*items*) live on beside it until they are settled.
 
+A *probe* asks for a loss instead of an update: it ends in hand, with the answer, and never becomes an item.
+
 In hand, a task is first `fetching` what the device lacks: the graph, and the model version, by a delta from the version
 held if the coordinator offers one that is smaller, whole otherwise. `training` and `encoding` are work of seconds to
 minutes in another thread. Encoding writes the payload and the next residual to new files; `spooling` commits both with
@@ -126,10 +128,11 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a task that is over came to its end; `kind`: settled, cancelled, superseded or failed."""
+    """How a task that is over came to its end; `kind`: settled, cancelled, superseded, failed or probed."""
 
     kind: str
     reason: str
+    answer: m.Probed | None = None  # of a probe: said again when it is asked again
 
 
 @dataclass(slots=True)

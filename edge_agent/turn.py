@@ -10,7 +10,7 @@ from edge_agent.limits import Limits
 from edge_agent.state import AgentState, Ended
 from wire import messages as m
 
-Upward = m.Hello | m.Offer | m.Progress | m.Failed | m.Ask
+Upward = m.Hello | m.Offer | m.Progress | m.Failed | m.Probed | m.Ask
 
 
 class Turn:
@@ -42,12 +42,12 @@ class Turn:
         if count == 1:
             self.record("message_refused", topic=kind, reason=reason)
 
-    def remember_ended(self, task: str, kind: str, reason: str) -> None:
+    def remember_ended(self, task: str, kind: str, reason: str, answer: m.Probed | None = None) -> None:
         ended = self.state.ended
         ended.pop(task, None)
         while len(ended) >= self.limits.done_max:
             del ended[next(iter(ended))]
-        ended[task] = Ended(kind, reason[:512])
+        ended[task] = Ended(kind, reason[:512], answer)
         self.state.story.append(f"{self.now:.3f} {task}: {kind}: {reason[:120]}")
 
     def progress(self, task: str, phase: str, done: int = 0, total: int = 0) -> None:

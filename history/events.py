@@ -12,6 +12,9 @@ coordinator
   hello             agent, boot, version, task, spool, unsettled
   round_opened      round, version, cohort: [agent] (who may give it an update), target, carried (tasks and updates of
                     rounds before), deadline_s, quorum
+  losses_wanted     task, round, version, candidates: [agent], deadline_s   (selection: power_of_choice)
+  loss_probed       task, agent, round, version, loss, samples, fetch_bytes, bytes (of the answer)
+  losses_known      task, round, version, known, silent: [agent], wall_s
   task_opened       task, agent, round, version, deadline_s
   compression_chosen task, agent, share, bits, quantize, budget_bytes, rate_bit_s, measured, slope, reason
                                                              (with `compression: auto`, for every task)
@@ -42,6 +45,7 @@ agent
   connected         session_present                   disconnected     reason
   task_received     task, round, version              model_fetched    task, version, object, bytes, wall_s
   trained           task, samples, steps, loss, train_s, step_s, peak_rss_bytes
+  loss_evaluated    task, loss, samples, wall_s       (of a task that asked for a loss only)
   encoded           task, sha256, bytes, raw_bytes, residual_norm, residual_share (of the old one that came in)
   spooled           task, sha256                      sent             task, payload_bytes, chunks, resent
   acked             task, sha256                      settled          task, outcome, residual_norm

@@ -47,7 +47,7 @@ ONE: dict[str, Any] = {"task": "r3-t12"}
 EXAMPLES: dict[str, dict[str, Any]] = {
     "task": {
         **ONE, "round": 3, "model": MODEL, "graph": GRAPH, "train": TRAIN, "uplink": UPLINK, "seed": 2**62,
-        "deadline_s": 60.0, "control": CONTROL,
+        "deadline_s": 60.0, "control": CONTROL, "probe": 256,
     },
     "grant": {**ONE, "sha256": SHA, "chunk_bytes": 6_250, "window_bytes": 25_000, "missing": [3, 17]},
     "ack": {**ONE, "sha256": SHA},
@@ -61,6 +61,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "offer": {**ONE, "sha256": SHA, "bytes": 2_800, "report": REPORT},
     "progress": {**ONE, "phase": "uploading", "done": 3, "total": 11},
+    "probed": {"task": "p3-v2-e1", "loss": 2.25, "samples": 256, "fetch_bytes": 9_100},
     "failed": {**ONE, "reason": "the loss became NaN"},
     "ask": {"tasks": ["r2-t8", "r2-t9"]},
     "status": {"online": True, "boot": "b-1"},

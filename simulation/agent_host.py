@@ -72,6 +72,11 @@ class SimulatedJobs(Jobs):
         patterns = versions.decode_full(spool.control(), self.host.parameters, job.control.dtype)
         self.host.books.corrected.append((spool.model.version, versions.version_sha256(patterns)))
 
+    def probe(self, job: a.Probe) -> tuple[float, int]:
+        if self.host.happens(self.host.habits.fail):
+            raise WorkError("the loss became NaN")
+        return self.host.rng.uniform(0.1, 3.0), SAMPLES
+
     def layout(self, *, bypass: bool) -> Layout:
         return Layout()
 
@@ -95,7 +100,7 @@ class SimulatedWorker:
 
     def stop(self, task: str) -> None:
         job = self._running
-        if isinstance(job, a.Train) and job.task == task:
+        if isinstance(job, a.Train | a.Probe) and job.task == task:
             self._host.clock.later(0.1, lambda: self._stopped(job))
 
     def discard(self, task: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from topology.plan import MergePlan, PolicyPlan, StalenessPlan
+from topology.plan import MergePlan, PolicyPlan, SelectionPlan, StalenessPlan
 
 
 class Habits(Struct, frozen=True, kw_only=True):
@@ -63,8 +63,14 @@ SCHEDULES: dict[str, PolicyPlan] = {
     ),
     "tiered": PolicyPlan(kind="tiered", cohort=2, tiers=2, deadline_s=40.0, deadline_auto=True, quorum=0.5),
     "scaffold": PolicyPlan(cohort=3, over_select=1.4, deadline_s=40.0, quorum=0.5),
+    "probing": PolicyPlan(
+        cohort=2, deadline_s=40.0, quorum=0.5,
+        selection=SelectionPlan(kind="power_of_choice", candidates=3, probe_deadline_s=8.0),
+    ),
 }  # fmt: skip
-VERSIONS = {"synchronous": 5, "carrying": 6, "buffered": 6, "asynchronous": 14, "tiered": 6, "scaffold": 6}
+VERSIONS = {
+    "synchronous": 5, "carrying": 6, "buffered": 6, "asynchronous": 14, "tiered": 6, "scaffold": 6, "probing": 5,
+}  # fmt: skip
 CONTROLS = ("fp16", "none", "int8")
 
 
@@ -77,11 +83,12 @@ TURNS = (
     "asynchronous",
     "tiered",
     "buffered",
+    "probing",
 )
 
 
 def schedule_of(seed: int) -> str:
-    """The default most often. Eight turns and seven worlds: every pair comes up."""
+    """The default most often. Nine turns and seven worlds: every pair comes up."""
     return TURNS[seed % len(TURNS)]
 
 

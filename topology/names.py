@@ -59,7 +59,9 @@ def is_path(name: str) -> bool:
 QUANTIZERS = WithPlugins(
     ("none", "fp16", "bf16", "int8", "int4", "ternary", "qsgd", "eden"), QUANTIZER_PLUGINS
 )
-SELECTIONS = WithPlugins(("random", "round_robin", "availability", "bandwidth", "oort"), SELECTION_PLUGINS)
+SELECTIONS = WithPlugins(
+    ("random", "round_robin", "availability", "bandwidth", "oort", "power_of_choice"), SELECTION_PLUGINS
+)
 MERGES = WithPlugins(
     (
         "fedavg",

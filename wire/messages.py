@@ -118,6 +118,9 @@ class Task(_Message, frozen=True, kw_only=True, tag="task"):
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     deadline_s: Annotated[float, Meta(gt=0, le=1e7)]
     control: ControlRef | None = None  # train with c - ci, and send two vectors (wire.pair)
+    probe: Annotated[int, Meta(ge=0, le=1_000_000)] = (
+        0  # not an update: the loss on so many samples at most, `Probed`
+    )
 
 
 class Grant(_Message, frozen=True, kw_only=True, tag="grant"):
@@ -243,6 +246,15 @@ class Failed(_Message, frozen=True, kw_only=True, tag="failed"):
     reason: Text
 
 
+class Probed(_Message, frozen=True, kw_only=True, tag="probed"):
+    """The answer to a task with `probe`: the mean loss of its version on `samples` of the device's own."""
+
+    task: Name
+    loss: float
+    samples: Count
+    fetch_bytes: Count = 0  # what the device had to fetch for it
+
+
 class Ask(_Message, frozen=True, kw_only=True, tag="ask"):
     """Outcomes wanted for these tasks (the agent's own timer never settles)."""
 
@@ -257,7 +269,7 @@ class Status(_Message, frozen=True, kw_only=True, tag="status"):
 
 
 Down = Task | Grant | Ack | Outcome | Cancel | Resync | Finish
-Up = Hello | Offer | Progress | Failed | Ask | Status
+Up = Hello | Offer | Progress | Failed | Probed | Ask | Status
 
 _encoder = msgspec.msgpack.Encoder()
 _down = msgspec.msgpack.Decoder(Down)

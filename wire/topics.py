@@ -21,7 +21,7 @@ def down(run: str, agent: str, kind: str) -> str:
 
 
 def up(run: str, agent: str, kind: str) -> str:
-    """One agent to the coordinator; kind: hello, offer, progress, failed, ask."""
+    """One agent to the coordinator; kind: hello, offer, progress, failed, probed, ask."""
     return f"rig/{run}/up/{agent}/{kind}"
 
 

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from coordinator.policies.deadlines import Deadline, Timings
 from coordinator.policies.selection import AgentView, Selection, make_selection
+from coordinator.policies.selection.floor import ProbingFloor
 from coordinator.policies.staleness import make_staleness
 from topology.plan import PolicyPlan
 
@@ -88,9 +89,16 @@ class Policy(Protocol):
     merge_lr: float  # server_lr of the merge, mixing included
     quorum: int  # agents that have to be there for a round to open
     carry_s: float  # how long a task goes on after its deadline when it is carried
+    probe_samples: int  # of each candidate's own, for its loss
 
     def wanted(self, agents: int) -> int:
         """How many agents the first round starts with when all of `agents` are online."""
+
+    def candidates(self, seen: Sequence[AgentView], fleet: int, rng: Random) -> list[str]:
+        """Whose losses to ask for before `choose`: nobody's, but for selections that go by them."""
+
+    def probe_deadline_s(self, candidates: Sequence[Timings]) -> float:
+        """How long their answers are waited for."""
 
     def choose(self, seen: Sequence[AgentView], fleet: int, rng: Random) -> list[str]:
         """The cohort of a new round, from those that could be given a task now, in the order of their tasks."""
@@ -120,12 +128,23 @@ class Common:
     carries = False
     streams = False
     carry_s = 0.0
+    probe_samples = 0
 
     def __init__(self, plan: PolicyPlan, deadline: Deadline, selection: Selection | None = None) -> None:
         self._deadline, self._ceiling_s = deadline, plan.deadline_s
         self._staleness, self._max_staleness = make_staleness(plan.staleness), plan.max_staleness
         self.selection = selection or make_selection(plan.selection)
         self.merge_lr = plan.server_lr
+        if isinstance(self.selection, ProbingFloor):
+            self.probe_samples = self.selection.probe_samples
+
+    def candidates(self, seen: Sequence[AgentView], fleet: int, rng: Random) -> list[str]:
+        return []
+
+    def probe_deadline_s(self, candidates: Sequence[Timings]) -> float:
+        """Fetching the version is most of it, so the selection gives them a task's time unless it is told."""
+        given_s = self.selection.probe_deadline_s if isinstance(self.selection, ProbingFloor) else None
+        return self.round_deadline_s(candidates) if given_s is None else given_s
 
     def refill(self, seen: Sequence[AgentView], count: int, fleet: int, rng: Random) -> list[str]:
         return self.selection.choose(seen, count, fleet, rng)

@@ -26,6 +26,7 @@ from random import Random
 from coordinator.policies.base import Close, Common, Decision, Extend, Fail, Replace, RoundView, Size, Wait
 from coordinator.policies.deadlines import make_deadline
 from coordinator.policies.selection import AgentView
+from coordinator.policies.selection.floor import ProbingFloor
 from topology.plan import PolicyPlan
 
 
@@ -43,7 +44,15 @@ class Synchronous(Common):
         self.carry_s = extensions_max * plan.deadline_s if plan.carry_over else 0.0
 
     def wanted(self, agents: int) -> int:
-        return min(self._asked, agents)
+        asked = self._asked
+        if isinstance(self.selection, ProbingFloor):
+            asked = self.selection.wanted(asked)
+        return min(asked, agents)
+
+    def candidates(self, seen: Sequence[AgentView], fleet: int, rng: Random) -> list[str]:
+        if not isinstance(self.selection, ProbingFloor):
+            return []
+        return self.selection.candidates(seen, self._asked, fleet, rng)
 
     def choose(self, seen: Sequence[AgentView], fleet: int, rng: Random) -> list[str]:
         return self.selection.choose(seen, self._asked, fleet, rng)

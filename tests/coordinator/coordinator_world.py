@@ -384,6 +384,10 @@ class World:
             agent.done.add(task.task)
             self.from_agent(agent, m.Failed(task=task.task, reason="no memory"))
             return
+        if task.probe:
+            loss = self.rng.uniform(0.1, 3.0)
+            self.from_agent(agent, m.Probed(task=task.task, loss=loss, samples=min(100, task.probe)))
+            return
         # Another boot trains to other bytes.
         content = content_of(f"{task.task}/{boot}", self.merging.rule.paired)
         agent.spool[task.task] = content

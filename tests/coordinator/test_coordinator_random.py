@@ -11,6 +11,7 @@ from coordinator_world import Habits, World, make_config
 from coordinator import actions as a
 from coordinator import events as e
 from coordinator.core import CoordinatorCore
+from topology.plan import SelectionPlan
 from wire import messages as m
 
 HARSH = Habits(
@@ -44,6 +45,10 @@ SCHEDULES: dict[str, dict[str, object]] = {
     "buffered": {"kind": "buffered", "concurrency": 5, "buffer": 3, "max_staleness": 4},
     "asynchronous": {"kind": "asynchronous", "concurrency": 4, "mixing": 0.5},
     "tiered": {"kind": "tiered", "tiers": 2, "cohort": 3, "quorum": 0.6},
+    "probing": {
+        **POLICY,
+        "selection": SelectionPlan(kind="power_of_choice", candidates=5, probe_deadline_s=10.0),
+    },
     "automatic": {**POLICY, "deadline_auto": True, "deadline_floor_s": 2.0},
 }
 

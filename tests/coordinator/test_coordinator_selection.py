@@ -45,6 +45,8 @@ views = st.builds(
     lost=st.integers(0, 1000),
     utility=st.none() | st.floats(0, 1e12),
     used_round=st.integers(0, 1000),
+    samples=st.integers(0, 10_000),
+    loss=st.none() | st.floats(0, 1e6),
 )
 seen_lists = st.lists(views, max_size=25, unique_by=lambda view: view.name)
 fleets = st.builds(
@@ -223,7 +225,7 @@ class Restored(World):
         live, again = self.core.state, restore_state(self.journal, self.config)
         for name, agent in live.agents.items():
             other = again.agents[name]
-            for key in ("delivered", "lost", "utility", "used_round", "merged", "last_task"):
+            for key in ("delivered", "lost", "utility", "used_round", "merged", "last_task", "probed"):
                 assert getattr(agent, key) == getattr(other, key), (name, key)
         assert live.gains == again.gains
 

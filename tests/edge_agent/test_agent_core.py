@@ -360,3 +360,31 @@ def test_messages_out_of_place_are_counted_and_change_nothing() -> None:
         assert names(d.message(message)) == []
     assert d.core.state.items == before
     assert sum(d.core.state.refused.values()) == 4
+
+
+def test_a_probe_ends_with_its_answer_and_says_it_again() -> None:
+    d = Driver()
+    probe = task("p1-v0-e1", probe=50)
+    assert names(d.message(probe)) == ["progress p1-v0-e1:fetching", "FETCH graph-1"]
+    assert names(d.fetched("p1-v0-e1")) == ["progress p1-v0-e1:training", "PROBE p1-v0-e1"]
+    (order,) = only(d.log, a.Probe)
+    assert (order.samples, order.seed) == (50, 1)
+    answered = d.feed(e.Probed(task="p1-v0-e1", loss=2.5, samples=50, wall_s=0.1))
+    answer = m.Probed(task="p1-v0-e1", loss=2.5, samples=50, fetch_bytes=2)
+    assert sent(answered, m.Probed) == [answer]
+    assert d.core.state.hand is None
+    assert d.core.state.items == {}
+    assert sent(d.message(probe), m.Probed) == [answer]
+    assert not only(d.log, a.Discard)
+    # What it fetched is there for the round that follows.
+    assert names(d.message(task())) == ["progress t1:fetching", "progress t1:training", "TRAIN t1"]
+
+
+def test_a_probe_that_is_cancelled_or_superseded_leaves_nothing() -> None:
+    d = Driver()
+    d.message(task("p1-v0-e1", probe=50))
+    d.fetched("p1-v0-e1")
+    assert names(d.message(task())) == ["STOPWORK p1-v0-e1"]
+    late = d.feed(e.Probed(task="p1-v0-e1", loss=2.5, samples=50, wall_s=0.1))
+    assert not sent(late, m.Probed)
+    assert names(late)[-1] == "TRAIN t1"

@@ -274,3 +274,28 @@ def test_filters_are_whole_topics_or_trees() -> None:
     assert matches("a/b", "a/b")
     assert not matches("a/b/#", "a/bc")
     assert not matches("a/b", "a/b/c")
+
+
+def probed_of(world: World) -> tuple[list[str], list[str]]:
+    """Everybody whose loss was known before a round, and everybody who was silent."""
+    records = world.coordinator.records
+    known = [fields["agent"] for _, name, fields in records if name == "loss_probed"]
+    return known, [
+        agent for _, name, fields in records if name == "losses_known" for agent in fields["silent"]
+    ]
+
+
+def test_losses_come_before_rounds_in_every_world_and_silence_holds_nobody_up() -> None:
+    """Of seeds that take turns through the worlds; in the kind one nobody is silent."""
+    seeds = [seed for seed in range(9 * len(WORLDS)) if schedule_of(seed) == "probing"]
+    silent = 0
+    for seed in seeds:
+        world = World(seed)
+        world.run()
+        check_everything(world)
+        known, unheard = probed_of(world)
+        assert len(known) >= 8, seed
+        assert not (world_of(seed) == "kind" and unheard), seed
+        silent += len(unheard)
+        world.coordinator.dispose()
+    assert silent > 0

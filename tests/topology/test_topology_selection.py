@@ -37,6 +37,8 @@ def test_options_reach_the_plan() -> None:
     )
     found = plan_of("{kind: availability, charge_min: 35 %}", BATTERY)
     assert found == SelectionPlan(kind="availability", charge_min=0.35)
+    found = plan_of("{kind: power_of_choice, candidates: 4, probe_samples: 9, probe_deadline: 3 s}")
+    assert found == SelectionPlan(kind="power_of_choice", candidates=4, probe_samples=9, probe_deadline_s=3.0)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,8 @@ def test_options_reach_the_plan() -> None:
         ("fastest", "policy.selection", "bandwidth, oort"),
         ("{kind: random, window: 5}", "policy.selection.window", "it belongs to kind: oort"),
         ("{kind: availability, charge_min: 0.5}", "policy.selection.charge_min", "no device has a battery"),
+        ("{kind: power_of_choice, candidates: 3}", "policy.selection.candidates", "4 to 4"),
+        ("power_of_choice, kind: buffered", "policy.selection", "kind: synchronous"),
         ("{min_share: 2}", "policy.selection.min_share", "1"),
     ],
 )

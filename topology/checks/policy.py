@@ -62,6 +62,27 @@ def some_device_has_a_charge(topology: Topology) -> Iterator[Problem]:
         )
 
 
+@check("policy", "devices")
+def losses_can_be_asked_for(topology: Topology) -> Iterator[Problem]:
+    policy, devices = topology.policy, len(topology.device_names)
+    if policy.selection.kind != "power_of_choice":
+        return
+    if policy.kind != "synchronous":
+        yield Problem(
+            ("policy", "selection"),
+            f"power_of_choice asks for losses before a round; a {policy.kind} schedule has no time for that",
+            "kind: synchronous, or another selection",
+        )
+    asked = math.ceil((policy.cohort or devices) * (policy.over_select or 1.0))
+    given = policy.selection.candidates
+    if given is not None and not asked <= given <= devices:
+        yield Problem(
+            ("policy", "selection", "candidates"),
+            f"{asked} of them are to be chosen, and the fleet has {devices} devices",
+            f"{asked} to {devices}",
+        )
+
+
 @check("policy")
 def something_can_be_stale(topology: Topology) -> Iterator[Problem]:
     policy = topology.policy

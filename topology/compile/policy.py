@@ -71,4 +71,7 @@ def _selection(given: Policy) -> SelectionPlan:
         exploration=spec.exploration if spec.exploration is not None else default.exploration,
         penalty=spec.penalty if spec.penalty is not None else default.penalty,
         window=spec.window if spec.window is not None else default.window,
+        candidates=spec.candidates if spec.candidates is not None else default.candidates,
+        probe_samples=spec.probe_samples if spec.probe_samples is not None else default.probe_samples,
+        probe_deadline_s=spec.probe_deadline,
     )

@@ -27,6 +27,9 @@ class SelectionPlan(Struct, frozen=True, kw_only=True):
     exploration: float = 0.9  # oort: ε of the first round
     penalty: float = 2.0  # oort: α
     window: int = 20  # oort: versions between two looks of the pacer
+    candidates: int = 0  # power_of_choice: d; 0: twice as many as are chosen
+    probe_samples: int = 256  # power_of_choice: of each candidate's own
+    probe_deadline_s: float | None = None  # power_of_choice; None: as long as a task may take
 
 
 class PolicyPlan(Struct, frozen=True, kw_only=True):

@@ -30,6 +30,7 @@ SELECTION_KEYS: dict[str, frozenset[str]] = {
     "availability": frozenset({"charge_min"}),
     "bandwidth": frozenset(),
     "oort": frozenset({"exploration", "penalty", "window"}),
+    "power_of_choice": frozenset({"candidates", "probe_samples", "probe_deadline"}),
 }
 STALENESS_KEYS: dict[str, frozenset[str]] = {
     "constant": frozenset(),
@@ -103,6 +104,24 @@ class Selection(Strict):
     ] = None
     window: Annotated[
         int | None, Field(ge=1, le=1000, description="oort: versions that the pacer compares; 20.")
+    ] = None
+    candidates: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=DEVICES_MAX,
+            description="power_of_choice: devices that are asked for their loss; twice the cohort by default.",
+        ),
+    ] = None
+    probe_samples: Annotated[
+        int | None,
+        Field(ge=1, le=1_000_000, description="power_of_choice: samples of a device's loss, at most; 256."),
+    ] = None
+    probe_deadline: Annotated[
+        Wait | None,
+        Field(
+            description="power_of_choice: how long losses are waited for; the round's deadline by default."
+        ),
     ] = None
 
 

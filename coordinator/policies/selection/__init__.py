@@ -14,9 +14,17 @@ from collections.abc import Callable
 
 from coordinator.policies.selection.availability import Availability
 from coordinator.policies.selection.bandwidth import Bandwidth
-from coordinator.policies.selection.base import AgentView, Fleet, Selection, statistical_utility
-from coordinator.policies.selection.floor import FairnessFloor
+from coordinator.policies.selection.base import (
+    AgentView,
+    Fleet,
+    Probes,
+    Selection,
+    clipped_loss,
+    statistical_utility,
+)
+from coordinator.policies.selection.floor import FairnessFloor, ProbingFloor
 from coordinator.policies.selection.oort import Oort
+from coordinator.policies.selection.power_of_choice import PowerOfChoice
 from coordinator.policies.selection.round_robin import RoundRobin
 from coordinator.policies.selection.uniform import RandomSelection
 from topology.plan import SelectionPlan
@@ -28,6 +36,7 @@ SELECTIONS: dict[str, Callable[..., Selection]] = {
     "availability": Availability,
     "bandwidth": Bandwidth,
     "oort": Oort,
+    "power_of_choice": PowerOfChoice,
 }
 BUILT_IN = frozenset(SELECTIONS)  # their factories take the plan; those of plug-ins take nothing
 
@@ -37,7 +46,9 @@ __all__ = [
     "AgentView",
     "FairnessFloor",
     "Fleet",
+    "Probes",
     "Selection",
+    "clipped_loss",
     "make_selection",
     "statistical_utility",
 ]
@@ -51,4 +62,7 @@ def make_selection(plan: SelectionPlan) -> Selection:
     factory = SELECTIONS.get(plan.kind)
     if factory is None:
         raise ValueError(f"selection {plan.kind!r} is not known here; known: {', '.join(sorted(SELECTIONS))}")
-    return FairnessFloor(factory(plan) if plan.kind in BUILT_IN else factory(), plan.min_share)
+    made = factory(plan) if plan.kind in BUILT_IN else factory()
+    if isinstance(made, PowerOfChoice):
+        return ProbingFloor(made, made, plan.min_share)
+    return FairnessFloor(made, plan.min_share)

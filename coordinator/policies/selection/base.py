@@ -25,6 +25,8 @@ class AgentView(Struct, frozen=True, kw_only=True):
     lost: int = 0  # its tasks that failed, ran out of time, or ended while it was away
     utility: float | None = None  # of its last update, see `statistical_utility`; None before the first
     used_round: int = 0  # the round of that update
+    samples: int = 0  # of its own data, as it last said
+    loss: float | None = None  # of the current version on them, where a probe asked for it
 
 
 class Fleet(int):
@@ -50,6 +52,19 @@ class Selection(Protocol):
         """
 
 
+class Probes(Protocol):
+    """What a selection has beside `choose` when it goes by losses of the current version."""
+
+    probe_samples: int  # at most so many of a device's own
+    probe_deadline_s: float | None  # None: as long as a task may take
+
+    def wanted(self, count: int) -> int:
+        """How many it asks when `count` are to be chosen."""
+
+    def candidates(self, seen: Sequence[AgentView], count: int, fleet: int, rng: Random) -> list[str]:
+        """Whom to ask for its loss when `count` are to be chosen."""
+
+
 LOSS_MAX = 1e6  # no report of one device makes all others' utilities vanish beside it
 
 
@@ -59,7 +74,11 @@ def statistical_utility(samples: int, loss: float | None) -> float:
     """
     if loss is None or not math.isfinite(loss):
         return 0.0
-    return samples * min(max(loss, 0.0), LOSS_MAX)
+    return samples * clipped_loss(loss)
+
+
+def clipped_loss(loss: float) -> float:
+    return min(max(loss, 0.0), LOSS_MAX)
 
 
 WEIGHT_MIN = 1e-12  # of 0: drawn when nobody else is left

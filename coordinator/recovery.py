@@ -31,6 +31,7 @@ from coordinator.state import (
     RunPhase,
     Task,
     TaskState,
+    Tiers,
 )
 from wire.codecs import model as versions
 from wire.codecs.arrays import Float32
@@ -198,6 +199,8 @@ def _restore_agents(journal: Journal, state: CoordinatorState) -> None:
     for name, value in journal.memos("timings/").items():
         if name in state.agents:
             state.agents[name].timings = msgspec.json.decode(value, type=Timings)
+    for value in journal.memos("tiers/").values():
+        state.tiers = msgspec.json.decode(value, type=Tiers)
     for name, value in journal.memos("loss/").items():
         if name in state.agents:
             state.agents[name].probed = msgspec.json.decode(value, type=ProbedLoss)

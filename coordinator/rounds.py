@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 
 from coordinator import actions as a
-from coordinator import fleet, tasks, uploads, waiting
+from coordinator import fleet, tasks, tiers, uploads, waiting
 from coordinator.policies import Close, Extend, Fail, Replace, RoundView, Wait
 from coordinator.presence import away
 from coordinator.state import UNDER_WAY, Agent, Round, Task, TaskState
@@ -112,19 +112,21 @@ def view(turn: Turn, round_: Round) -> RoundView:
         elif turn.now >= task.deadline and turn.now < round_.deadline:
             continue  # out of its own time: nobody waits for it any more
         counts["expected" if mine else "carried"] += 1
+    mergeable, spare = usable(turn, round_), spare_agents(turn, round_)
     return RoundView(
         target=round_.target,
         quorum=round_.quorum,
-        mergeable=len(usable(turn, round_)),
+        mergeable=len(mergeable),
         expected=counts["expected"],
         carried=counts["carried"],
         away=counts["away"],
         receiving=counts["receiving"],
-        spare=len(spare_agents(turn, round_)),
+        spare=len(spare),
         deadline=round_.deadline,
         deadline_s=round_.deadline_s,
         extensions=round_.extensions,
         quiet_since=round_.quiet_since,
+        groups=tiers.views(turn, mergeable, spare),
     )
 
 
@@ -139,10 +141,10 @@ def collect(turn: Turn) -> str:
             case Wait(until=until):
                 turn.state.wait_until = until
                 break
-            case Close(reason=reason):
-                _close_round(turn, round_, reason)
-            case Replace(count=count):
-                _replace(turn, round_, count)
+            case Close(reason=reason, group=group):
+                _close_round(turn, round_, reason, group)
+            case Replace(count=count, group=group):
+                _replace(turn, round_, count, group)
             case Extend(deadline=deadline):
                 _extend(turn, round_, deadline)
             case Fail(reason=reason):
@@ -169,8 +171,11 @@ def end_stale(turn: Turn) -> None:
             tasks.discarded_as_stale(turn, task)
 
 
-def _replace(turn: Turn, round_: Round, count: int) -> None:
-    seen = fleet.views(turn, spare_agents(turn, round_))
+def _replace(turn: Turn, round_: Round, count: int, group: int | None) -> None:
+    spare = spare_agents(turn, round_)
+    if group is not None:
+        spare = [agent for agent in spare if tiers.group_of(turn, agent.name) == group]
+    seen = fleet.views(turn, spare)
     rng = turn.rng("replace", round_.number, len(round_.tasks))
     drawn = turn.policy.refill(seen, count, fleet.known(turn), rng)
     assert drawn, "the policy asked for replacements where there are none"
@@ -204,17 +209,24 @@ def _extend(turn: Turn, round_: Round, deadline: float) -> None:
                 tasks.send_task(turn, task)
 
 
-def _close_round(turn: Turn, round_: Round, reason: str) -> None:
-    """Take the first `target` updates by arrival and have the version committed. Without carrying, settle the rest."""
+def _close_round(turn: Turn, round_: Round, reason: str, group: int | None) -> None:
+    """Take the first `target` updates by arrival, or all of the group, and have the version committed. Without
+    carrying, settle the rest.
+    """
     pool = usable(turn, round_)
     taken, rest = pool[: round_.target], pool[round_.target :]
+    if group is not None:
+        taken, rest = tiers.taken(turn, pool, group), []
+        round_.share = tiers.closing(turn, group)
     round_.committing, round_.close_reason = True, reason
     round_.taken = [task.id for task in taken]
     gave = {task.agent for task in taken}
     round_.missing = tuple(sorted({task.agent for task in tasks_of(turn, round_)} - gave))
     if not turn.policy.carries:
         _settle_rest(turn, round_, rest, reason)
-    updates = tuple(a.MergeItem(t.id, t.agent, t.sha256, t.samples, _factor(turn, t)) for t in taken)
+    updates = tuple(
+        a.MergeItem(t.id, t.agent, t.sha256, t.samples, round_.share * _factor(turn, t)) for t in taken
+    )
     turn.emit(
         a.CommitVersion(
             version=round_.version + 1, round=round_.number, server_lr=turn.policy.merge_lr, updates=updates

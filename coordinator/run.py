@@ -6,7 +6,7 @@ import math
 
 from coordinator import actions as a
 from coordinator import events as e
-from coordinator import fleet, probing, rounds, tasks, versions, waiting
+from coordinator import fleet, probing, rounds, tasks, tiers, versions, waiting
 from coordinator.state import UNDER_WAY, Agent, Round, RunPhase, TaskState
 from coordinator.turn import Turn
 from wire import messages as m
@@ -133,7 +133,7 @@ def committed(turn: Turn, event: e.VersionCommitted) -> None:
         version=event.version,
         sha256=event.sha256,
         round=round_.number,
-        updates=[versions.describe_merged(turn, task) for task in kept],
+        updates=[versions.describe_merged(turn, task, round_.share) for task in kept],
     )
     state.version, state.version_sha256 = event.version, event.sha256
     state.gains.append(math.fsum(tasks.utility_of(task) for task in kept))
@@ -300,6 +300,7 @@ def started(turn: Turn, event: e.Started) -> None:
         parameters=turn.config.parameters,
         resumed=event.resumed,
     )
+    tiers.record(turn, state.tiers)
     versions.end_unreachable(turn)
     versions.publish(turn, state.rounds_done)
     if state.finish_reason:

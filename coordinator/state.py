@@ -49,6 +49,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from coordinator.adaptive import SLOPE_POINTS, UplinkRate
 from coordinator.config import SETTLED_KEPT_PER_AGENT, STORY_LINES
 from coordinator.policies.deadlines import Timings
@@ -165,6 +167,13 @@ class Task:
         return True
 
 
+class Tiers(Struct, frozen=True):
+    """Who is in which tier, from 1, the fastest, and how many versions each has made; see `coordinator.tiers`."""
+
+    of: dict[str, int]
+    merges: dict[int, int]
+
+
 class ProbedLoss(NamedTuple):
     version: int
     loss: float
@@ -225,6 +234,7 @@ class Round:
     quiet_since: float = 0.0  # the last update, or the opening
     committing: bool = False
     taken: list[str] = field(default_factory=list)  # what the commit under way has, in its order
+    share: float = 1.0  # what its updates count with, beside their age, where the schedule has groups
     close_reason: str = ""
     missing: tuple[str, ...] = ()
 
@@ -249,6 +259,7 @@ class CoordinatorState:
     started: bool = False
     round: Round | None = None
     rounds_done: int = 0
+    tiers: Tiers | None = None  # where the schedule has some, once they are cut
     probe: Probe | None = None
     probed_round: int = 0  # the last round that losses were asked for
     tasks: dict[str, Task] = field(default_factory=dict)

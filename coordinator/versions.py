@@ -40,10 +40,10 @@ def end_unreachable(turn: Turn) -> None:
             tasks.close_task(turn, task, S.CANCELLED, f"version {task.version} is no longer there")
 
 
-def describe_merged(turn: Turn, task: Task) -> dict[str, object]:
+def describe_merged(turn: Turn, task: Task, share: float) -> dict[str, object]:
     """One row of a version for the history, as of before its commit counts."""
     age = tasks.staleness(turn, task)
-    factor = turn.policy.factor(age) or 0.0
+    factor = share * (turn.policy.factor(age) or 0.0)
     return {
         "task": task.id,
         "agent": task.agent,

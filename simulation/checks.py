@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 
@@ -142,16 +143,42 @@ def damping(plan: PolicyPlan, age: int) -> float:
     return 1.0
 
 
+def tier_shares(world: World) -> dict[int, float]:
+    """What a version of FedAT counts with, from who is merged in it and the journalled tiers: the paper's mirror.
+
+    A version whose updates are of several tiers is somebody's mistake.
+    """
+    plan = world.config.policy
+    if plan.kind != "fedat":
+        return {}
+    memo = next(iter(world.coordinator.journal.memos("tiers/").values()), "")
+    tier: dict[str, int] = json.loads(memo)["of"] if memo else {}
+    rows = world.coordinator.journal.db.execute(
+        "SELECT m.version, t.agent FROM merges m JOIN tasks t ON t.task = m.task ORDER BY m.version"
+    ).fetchall()
+    made: dict[int, int] = {}
+    for version, agent in rows:
+        if version > 1:
+            assert made.setdefault(version, tier[agent]) == tier[agent], f"version {version} mixes tiers"
+    shares = {}
+    for version in made:
+        so_far = Counter(k for other, k in made.items() if other <= version)
+        shares[version] = (1 + so_far[plan.tiers + 1 - made[version]]) / (plan.tiers + so_far.total())
+    return shares
+
+
 def updates_count_by_their_age(world: World) -> None:
     """The factor of every merged update follows from the two versions alone, and the step never changes."""
     plan = world.config.policy
+    shares = tier_shares(world)
     rows = world.coordinator.journal.db.execute(
         "SELECT m.version, v.server_lr, t.version, m.factor, m.task FROM merges m"
         " JOIN tasks t ON t.task = m.task JOIN versions v ON v.version = m.version"
     ).fetchall()
     for version, server_lr, base, factor, task in rows:
         age = version - 1 - base
-        assert abs(factor - damping(plan, age)) < 1e-12, f"{task}, {age} versions old, counts {factor}"
+        due = damping(plan, age) * shares.get(version, 1.0)
+        assert abs(factor - due) < 1e-12, f"{task}, {age} versions old, counts {factor} instead of {due}"
         assert abs(server_lr - plan.server_lr * plan.mixing) < 1e-12, (
             f"version {version} has a step of {server_lr}"
         )

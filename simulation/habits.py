@@ -63,6 +63,9 @@ SCHEDULES: dict[str, PolicyPlan] = {
     ),
     "tiered": PolicyPlan(kind="tiered", cohort=2, tiers=2, deadline_s=40.0, deadline_auto=True, quorum=0.5),
     "scaffold": PolicyPlan(cohort=3, over_select=1.4, deadline_s=40.0, quorum=0.5),
+    "fedat": PolicyPlan(
+        kind="fedat", cohort=2, tiers=2, deadline_s=30.0, staleness=StalenessPlan(kind="polynomial"), max_staleness=6,
+    ),
     "probing": PolicyPlan(
         cohort=2, deadline_s=40.0, quorum=0.5,
         selection=SelectionPlan(kind="power_of_choice", candidates=3, probe_deadline_s=8.0),
@@ -70,6 +73,7 @@ SCHEDULES: dict[str, PolicyPlan] = {
 }  # fmt: skip
 VERSIONS = {
     "synchronous": 5, "carrying": 6, "buffered": 6, "asynchronous": 14, "tiered": 6, "scaffold": 6, "probing": 5,
+    "fedat": 8,
 }  # fmt: skip
 CONTROLS = ("fp16", "none", "int8")
 
@@ -84,11 +88,12 @@ TURNS = (
     "tiered",
     "buffered",
     "probing",
+    "fedat",
 )
 
 
 def schedule_of(seed: int) -> str:
-    """The default most often. Nine turns and seven worlds: every pair comes up."""
+    """The default most often. Ten turns and seven worlds: every pair comes up."""
     return TURNS[seed % len(TURNS)]
 
 

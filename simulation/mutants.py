@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -15,7 +15,7 @@ from coordinator import merge
 from coordinator.core import CoordinatorCore
 from coordinator.journal import Committed
 from coordinator.merges import FEDAVG, Item
-from coordinator.policies import AgentView, Policy
+from coordinator.policies import AgentView, FedAT, Policy
 from coordinator.service import Service
 from coordinator.state import TaskState
 from edge_agent import events as e
@@ -139,6 +139,21 @@ class CountsAfterHost(CoordinatorHost):
         policy = super().make_policy()
         factor = policy.factor
         policy.factor = lambda staleness: factor(staleness + 1)  # type: ignore[method-assign]
+        return policy
+
+
+class FavoursTheFastHost(CoordinatorHost):
+    """FedAT's tiers count with their own share of the versions instead of their mirror's."""
+
+    def make_policy(self) -> Policy:
+        policy = super().make_policy()
+        if isinstance(policy, FedAT):
+            mirrored, tiers = policy.share, policy.tiers
+
+            def own(group: int, merges: Mapping[int, int]) -> float:
+                return mirrored(tiers + 1 - group if group else group, merges)
+
+            policy.share = own  # type: ignore[method-assign]
         return policy
 
 
@@ -367,6 +382,7 @@ COORDINATOR_MUTANTS: dict[str, type[CoordinatorHost]] = {
     "compounds staleness": CompoundingHost,
     "counts staleness after the merge": CountsAfterHost,
     "normalises staleness away": NormalisesAwayHost,
+    "favours the fast tier": FavoursTheFastHost,
     "starves an agent": StarvingHost,
     "forgets versions that are needed": ForgetsVersionsHost,
     "publishes an older c": PublishesLateHost,

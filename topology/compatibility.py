@@ -17,7 +17,7 @@ Facts = Mapping[str, frozenset[str]]
 SPARSE = frozenset({"top_k", "random_k", "ternary", "threshold", "stc", "dgc"})
 BY_ORDER = frozenset({"median", "trimmed_mean", "krum"})
 SERVER_MOMENTUM = frozenset({"fedavgm", "fedadam", "fedyogi"})
-WITHOUT_ROUNDS = frozenset({"buffered", "asynchronous", "tiered"})
+WITHOUT_ROUNDS = frozenset({"buffered", "asynchronous", "tiered", "fedat"})
 LOCAL_HEADS = frozenset({"fedper", "fedrep", "local_head"})
 
 

@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from coordinator.policies.asynchronous import Asynchronous
-from coordinator.policies.base import Close, Decision, Extend, Fail, Policy, Replace, RoundView, Size, Wait
+from coordinator.policies.base import (
+    Close,
+    Decision,
+    Extend,
+    Fail,
+    GroupView,
+    Policy,
+    Replace,
+    RoundView,
+    Size,
+    Wait,
+)
 from coordinator.policies.buffered import Buffered
 from coordinator.policies.deadlines import Timings
+from coordinator.policies.fedat import FedAT
 from coordinator.policies.selection import AgentView, Fleet
 from coordinator.policies.synchronous import Synchronous
 from coordinator.policies.tiered import Tiered
@@ -18,6 +30,7 @@ POLICIES: dict[str, Callable[[PolicyPlan], Policy]] = {
     "buffered": Buffered,
     "asynchronous": Asynchronous,
     "tiered": Tiered,
+    "fedat": FedAT,
 }
 
 __all__ = [
@@ -27,7 +40,9 @@ __all__ = [
     "Decision",
     "Extend",
     "Fail",
+    "FedAT",
     "Fleet",
+    "GroupView",
     "Policy",
     "Replace",
     "RoundView",

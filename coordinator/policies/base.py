@@ -43,6 +43,16 @@ class RoundView(Struct, frozen=True, kw_only=True):
     carried: int = 0
     overdue: int = 0
     quiet_since: float = 0.0  # the last update of the pool, or the opening
+    groups: tuple[GroupView, ...] = ()  # where the schedule is `grouped`
+
+
+class GroupView(Struct, frozen=True, kw_only=True):
+    """The part of a round's view that is of one group of devices; here `expected` is whoever still may give one."""
+
+    group: int
+    mergeable: int = 0
+    expected: int = 0
+    spare: int = 0
 
 
 class Wait(Struct, frozen=True):
@@ -52,15 +62,17 @@ class Wait(Struct, frozen=True):
 
 
 class Close(Struct, frozen=True):
-    """Merge what is here. reason: complete, absent, deadline."""
+    """Merge what is here, or all of one group of it. reason: complete, absent, deadline, profiled, tier k."""
 
     reason: str
+    group: int | None = None
 
 
 class Replace(Struct, frozen=True):
-    """Give `count` more agents a task of this round."""
+    """Give `count` more agents a task of this round; only those of `group` where the schedule has groups."""
 
     count: int
+    group: int | None = None
 
 
 class Extend(Struct, frozen=True):
@@ -86,6 +98,7 @@ class Size(NamedTuple):
 class Policy(Protocol):
     carries: bool  # tasks and updates outlive the version they were opened for
     streams: bool  # a round opens at once, with whoever is free, and never waits for an evaluation
+    grouped: bool  # versions are made by groups of devices: it is told of each
     merge_lr: float  # server_lr of the merge, mixing included
     quorum: int  # agents that have to be there for a round to open
     carry_s: float  # how long a task goes on after its deadline when it is carried
@@ -127,6 +140,7 @@ class Common:
 
     carries = False
     streams = False
+    grouped = False
     carry_s = 0.0
     probe_samples = 0
 

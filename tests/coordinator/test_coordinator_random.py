@@ -45,6 +45,7 @@ SCHEDULES: dict[str, dict[str, object]] = {
     "buffered": {"kind": "buffered", "concurrency": 5, "buffer": 3, "max_staleness": 4},
     "asynchronous": {"kind": "asynchronous", "concurrency": 4, "mixing": 0.5},
     "tiered": {"kind": "tiered", "tiers": 2, "cohort": 3, "quorum": 0.6},
+    "fedat": {"kind": "fedat", "tiers": 2, "cohort": 3, "max_staleness": 6},
     "probing": {
         **POLICY,
         "selection": SelectionPlan(kind="power_of_choice", candidates=5, probe_deadline_s=10.0),

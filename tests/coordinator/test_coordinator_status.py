@@ -28,7 +28,7 @@ def status_of(stage: Stage, root: Path) -> RunStatus:
     return describe(root, make_plan())
 
 
-@pytest.mark.parametrize("kind", ["synchronous", "buffered", "asynchronous", "tiered"])
+@pytest.mark.parametrize("kind", ["synchronous", "buffered", "asynchronous", "tiered", "fedat"])
 def test_it_says_for_whom_since_when_and_until_when(kind: str, tmp_path: Path) -> None:
     policy = {"kind": kind, "cohort": 3, "concurrency": 3, "buffer": 3, "deadline_s": 60.0, "tiers": 2}
     stage = Stage(make_config(3, policy=policy))

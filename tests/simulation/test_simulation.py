@@ -19,7 +19,7 @@ from simulation.books import variate_of
 from simulation.broker import Broker, Packet, Peer, matches
 from simulation.checks import check_everything
 from simulation.clock import Clock
-from simulation.habits import WORLDS, Habits, merge_of, schedule_of, world_of
+from simulation.habits import TURNS, WORLDS, Habits, merge_of, schedule_of, world_of
 from simulation.mutants import MUTANTS
 from simulation.soak import first_caught, play, play_many, replay_command
 from simulation.stories import STORIES, transcript, world_of_story
@@ -287,7 +287,7 @@ def probed_of(world: World) -> tuple[list[str], list[str]]:
 
 def test_losses_come_before_rounds_in_every_world_and_silence_holds_nobody_up() -> None:
     """Of seeds that take turns through the worlds; in the kind one nobody is silent."""
-    seeds = [seed for seed in range(9 * len(WORLDS)) if schedule_of(seed) == "probing"]
+    seeds = [seed for seed in range(len(TURNS) * len(WORLDS)) if schedule_of(seed) == "probing"]
     silent = 0
     for seed in seeds:
         world = World(seed)

@@ -92,3 +92,11 @@ def test_every_key_of_a_schedule_is_in_the_schema() -> None:
     fields = set(PolicyPlan.__struct_fields__)
     assert {key for keys in KEYS.values() for key in keys} <= fields
     assert {key for keys in STALENESS_KEYS.values() for key in keys} <= {"exponent", "a", "b"}
+
+
+def test_fedat_has_tiers_and_a_cohort_of_each() -> None:
+    plan = plan_of("{kind: fedat, tiers: 4, deadline: 30 s, server_lr: 4}")
+    assert (plan.kind, plan.tiers, plan.cohort, plan.server_lr) == ("fedat", 4, 3, 4)
+    assert plan_of("{kind: fedat}").tiers == 3
+    assert "at most 6" in errors_of("{kind: fedat, tiers: 7}")["policy.tiers"]
+    assert "fedat schedule has none" in errors_of("{kind: fedat, quorum: 0.5}")["policy.quorum"]

@@ -62,6 +62,20 @@ def some_device_has_a_charge(topology: Topology) -> Iterator[Problem]:
         )
 
 
+FEDAT_TIERS_MAX = 6  # each has a version of its own under way, and eight in all can be fetched
+
+
+@check("policy")
+def every_tier_has_a_version(topology: Topology) -> Iterator[Problem]:
+    policy = topology.policy
+    if policy.kind == "fedat" and (policy.tiers or 0) > FEDAT_TIERS_MAX:
+        yield Problem(
+            ("policy", "tiers"),
+            "every tier of fedat trains on a version of its own, and eight are kept at a time",
+            f"at most {FEDAT_TIERS_MAX}",
+        )
+
+
 @check("policy", "devices")
 def losses_can_be_asked_for(topology: Topology) -> Iterator[Problem]:
     policy, devices = topology.policy, len(topology.device_names)

@@ -16,7 +16,7 @@ TIERS = 3
 
 def compile_policy(topology: Topology) -> PolicyPlan:
     given, devices = topology.policy, len(topology.device_names)
-    tiers = (given.tiers or TIERS) if given.kind == "tiered" else 1
+    tiers = (given.tiers or TIERS) if given.kind in ("tiered", "fedat") else 1
     auto = given.deadline == AUTO
     return PolicyPlan(
         kind=given.kind,

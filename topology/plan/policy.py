@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-PolicyKind = Literal["synchronous", "buffered", "asynchronous", "tiered"]
+PolicyKind = Literal["synchronous", "buffered", "asynchronous", "tiered", "fedat"]
 
 
 class StalenessPlan(Struct, frozen=True, kw_only=True):
@@ -44,7 +44,7 @@ class PolicyPlan(Struct, frozen=True, kw_only=True):
     deadline_floor_s: float = 5.0
     staleness: StalenessPlan = field(default_factory=StalenessPlan)
     max_staleness: int | None = None  # versions; older updates are discarded
-    # synchronous and tiered
+    # synchronous, tiered and fedat
     cohort: int
     over_select: float = 1.0
     quorum: float = 1.0
@@ -53,5 +53,5 @@ class PolicyPlan(Struct, frozen=True, kw_only=True):
     concurrency: int = 1
     buffer: int = 1
     mixing: float = 1.0
-    # tiered
+    # tiered and fedat
     tiers: int = 1

@@ -23,6 +23,7 @@ KEYS: dict[str, frozenset[str]] = {
     "buffered": frozenset({"concurrency", "buffer"}),
     "asynchronous": frozenset({"concurrency", "mixing"}),
     "tiered": frozenset({"cohort", "quorum", "tiers"}),
+    "fedat": frozenset({"cohort", "tiers"}),
 }
 SELECTION_KEYS: dict[str, frozenset[str]] = {
     "random": frozenset(),
@@ -131,15 +132,17 @@ def _name_alone(value: object) -> object:
 
 class Policy(Strict):
     """A schedule: synchronous rounds (a cohort, a deadline, a quorum), buffered (a version for every `buffer`
-    updates, whoever they are from), asynchronous (a version for every update), or tiered (rounds within
-    classes of speed).
+    updates, whoever they are from), asynchronous (a version for every update), tiered (rounds within classes
+    of speed, one after the other) or fedat (the same at the same time, the slow counting more).
     """
 
-    kind: Literal["synchronous", "buffered", "asynchronous", "tiered"] = "synchronous"
+    kind: Literal["synchronous", "buffered", "asynchronous", "tiered", "fedat"] = "synchronous"
     cohort: Annotated[
         int | None,
         Field(
-            ge=1, le=DEVICES_MAX, description="Devices per round: all by default; tiered: all of the tier."
+            ge=1,
+            le=DEVICES_MAX,
+            description="Devices per round: all by default; tiered and fedat: all of the tier.",
         ),
     ] = None
     over_select: Annotated[

@@ -10,7 +10,7 @@ import typer
 
 from compose.errors import EnvironmentProblem, Interrupted
 from edgerig import __version__
-from edgerig.commands import calibrate, data, fault, host, model, record, run, topology
+from edgerig.commands import baseline, calibrate, data, fault, host, model, record, run, topology
 from edgerig.exits import CONFIGURATION, ENVIRONMENT, INTERRUPTED, OK
 from learning.artifact import ArtifactError
 from learning.autodiff import AutodiffError
@@ -36,7 +36,7 @@ Exit codes: 0 expectations held · 1 not (or could not be judged) · 2 bad confi
 """
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-for group in (topology, data, run, record, host, calibrate, fault):
+for group in (topology, data, run, record, baseline, host, calibrate, fault):
     for command in group.app.registered_commands:
         app.registered_commands.append(command)
 app.add_typer(model.app, name="model")

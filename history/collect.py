@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from history.baselines import BASELINES_NAME, load_baselines
 from history.derive import derive
 from history.reader import read_history
 from history.report import render
@@ -25,6 +26,7 @@ def collect(run_root: Path, plan: Plan, *, interrupted: bool = False) -> Summary
     history = read_history(run_root)
     record = derive(history, plan)
     record.data = read_table(run_root / "model" / TABLE_NAME)
+    record.baselines = load_baselines(run_root / BASELINES_NAME)
     summary = summarize(record, interrupted=interrupted)
     write_store(run_root / STORE_NAME, history.events, record, summary)
     write_summary(run_root / SUMMARY_NAME, summary)

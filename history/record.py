@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from history.baselines import Baselines
 from history.events import Event
 from history.reader import Defect
 from topology.allotment import Allotment
@@ -267,6 +268,7 @@ class Record:
     backend_reason: str = ""
     environment: dict[str, object] = field(default_factory=dict)
     data: Allotment | None = None  # the table of who got what
+    baselines: Baselines | None = None  # `edgerig baseline` has made some
     phases: dict[str, float] = field(default_factory=dict)  # as the runner measured them
     interrupted_by: str = ""
     down_reason: str = ""

@@ -57,6 +57,7 @@ def summarize(record: Record, *, interrupted: bool = False) -> s.Summary:
         epsilon=_rounded(privacy.epsilon(record)),
         accuracy=tuple(curve(record)),
         data=record.data,
+        baselines=record.baselines,
         devices=tuple(_devices(record)),
         compression=tuple(compressions(record)),
         faults=tuple(_fault(record, fault) for fault in record.faults.values()),

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from history.baselines import Baselines
 from history.checks import CheckResult
 from history.compression import DeviceCompression
 from history.layers import BytesSummary
@@ -153,6 +154,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     epsilon: float | None = None  # of (ε, δ), with merge: dp_fedavg
     accuracy: tuple[CurvePoint, ...]
     data: Allotment | None
+    baselines: Baselines | None = None  # once `edgerig baseline` has made them
     devices: tuple[DeviceSummary, ...]
     compression: tuple[DeviceCompression, ...] = ()
     faults: tuple[FaultSummary, ...]

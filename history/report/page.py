@@ -126,6 +126,11 @@ def _sections(record: Record, summary: Summary) -> list[Markup]:
             learning.metrics(summary),
             learning.confusion(summary),
         ),
+        *(
+            [_section("Baselines", learning.baselines(summary), intro=learning.BASELINES_INTRO)]
+            if summary.baselines is not None
+            else []
+        ),
         _section("Data", *learning.data(summary), intro=learning.describe(summary)),
         _section("Timeline", timeline.draw(record), intro=_TIMELINE_INTRO),
         _section("Rounds", tables.rounds(record, summary)),

@@ -135,6 +135,7 @@ class SendTask(Action, frozen=True, kw_only=True):
     deadline_s: float
     uplink: m.UplinkSpec
     probe: int = 0  # only a loss is wanted, on so many samples at most; 0: an update
+    survey: bool = False
 
 
 class SendGrant(Action, frozen=True, kw_only=True):

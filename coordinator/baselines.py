@@ -29,7 +29,8 @@ from history.baselines import Baseline, BaselinePoint, LocalDevice, LocalOnly
 from learning.artifact import Flat, TrainingArtifact
 from learning.evaluator import Evaluation, Evaluator
 from learning.shard import TEST_NAMES, Shard, open_shard
-from learning.trainer import Own, Trainer, TrainingDiverged, TrainingSpec, TrainResult, take_local
+from learning.trainer import Own, Trainer, TrainingDiverged, TrainingSpec, TrainResult
+from learning.travelling import put_local, travelling
 from topology.plan import Plan
 
 POINTS_MAX = 50  # evaluations of one curve: with a thousand rounds they would cost more than the training
@@ -61,8 +62,10 @@ class World:
         self.root, self.plan, self.rounds, self.threads = root, plan, rounds, threads
         self.stop, self.progress, self.clock = stop, progress, clock
         self.artifact = TrainingArtifact.from_bytes((root / "model" / "artifact.bin").read_bytes())
-        self.initial: Flat = np.load(root / "model" / "initial.npy", allow_pickle=False).astype(np.float32)
-        self.config: CoordinatorConfig = from_plan(plan, self.artifact.size)
+        initial = np.load(root / "model" / "initial.npy", allow_pickle=False).astype(np.float32)
+        self.moving = travelling(self.artifact)
+        self.initial: Flat = self.moving.cut(initial)
+        self.config: CoordinatorConfig = from_plan(plan, self.moving.size)
         self.devices = [device.name for device in plan.devices]
         self.test = Evaluator(self.artifact, open_shard(root / "shards" / "test"), threads=threads)
 
@@ -111,7 +114,7 @@ class Learner:
 
     def __init__(self, world: World, shard: Shard, parameters: Flat) -> None:
         self._trainer = Trainer(world.artifact, shard, world.threads)
-        self._artifact, self.parameters, self.own = world.artifact, parameters, Own()
+        self._world, self.parameters, self.own = world, parameters, Own()
         self.steps = 0
 
     def train(self, spec: TrainingSpec, seed: int) -> TrainResult:
@@ -124,9 +127,7 @@ class Learner:
     @property
     def whole(self) -> Flat:
         """With the device's own values where the model has local parts."""
-        whole = self.parameters.copy()
-        take_local(self._artifact, whole, self.own.local)
-        return whole
+        return _with(self._world, self.parameters, self.own)
 
 
 class Curve:
@@ -195,7 +196,7 @@ def fedavg(world: World) -> Baseline:
     own = _mean(
         [world.own_accuracy(name, _with(world, parameters, owns.get(name))) for name in world.devices]
     )
-    return curve.baseline(parameters, note, uplink_bytes=updates * world.artifact.size * 4, own=own)
+    return curve.baseline(parameters, note, uplink_bytes=updates * world.moving.size * 4, own=own)
 
 
 class _Made(NamedTuple):
@@ -222,8 +223,8 @@ def _round(world: World, parameters: Flat, round_: int, cohort: Sequence[str], o
 
 
 def _with(world: World, parameters: Flat, own: Own | None) -> Flat:
-    whole = parameters.copy()
-    take_local(world.artifact, whole, own.local if own is not None else None)
+    whole = world.moving.widen(parameters)
+    put_local(world.artifact, whole, own.local if own is not None else None)
     return whole
 
 

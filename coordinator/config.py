@@ -7,9 +7,10 @@ from msgspec import Struct, field
 
 from coordinator.controls import chain_of
 from learning.schedules import Schedule
-from topology.plan import DevicePlan, Plan, PolicyPlan, SchedulePlan, TrainingPlan, UplinkPlan
+from topology.allotment import Allotment
+from topology.plan import DevicePlan, PersonalPlan, Plan, PolicyPlan, SchedulePlan, UplinkPlan
 from wire.chain_spec import CodecSpec
-from wire.messages import TrainSpec
+from wire.messages import Personal, TrainSpec
 
 # Below this header, topic and PUBACK cost more than a fifth; 2,000 would be all that a 2G link may have in flight.
 CHUNK_BYTES_MIN = 1_000
@@ -50,6 +51,7 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True):
     uplink: UplinkPlan
     policy: PolicyPlan
     schedule: SchedulePlan = field(default_factory=SchedulePlan)
+    test_samples: dict[str, int] = field(default_factory=dict)  # of a device's own tests, where it is known
     stop_at_accuracy: float | None = None
     # Until then the first round waits for its whole cohort; for twice that long for a quorum, then the run fails.
     start_timeout_s: float = 120.0
@@ -67,6 +69,9 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True):
     grant_idle_s: float = 10.0  # 40 chunk times without a chunk: ask again for what is missing
     nudge_s: float = 10.0  # an online agent that shows no sign of a task for this long is sent the task again
     waiting_every_s: float = 5.0
+    survey_wait_s: float = (
+        60.0  # at the end every device tests the last version; who does not answer is not awaited
+    )
     evaluation_wait_s: float = (
         120.0  # with a target, the next round waits for the evaluation, but not for ever
     )
@@ -106,8 +111,8 @@ def model_chunk_bytes(plan: Plan) -> int:
     return min(max(int(min(rates) / 8 * CHUNK_S), CHUNK_BYTES_MIN), CHUNK_BYTES_MAX)
 
 
-def train_spec(training: TrainingPlan) -> TrainSpec:
-    optimizer = training.optimizer
+def train_spec(plan: Plan) -> TrainSpec:
+    training, optimizer = plan.training, plan.training.optimizer
     return TrainSpec(
         local_epochs=training.local_epochs,
         local_steps=training.local_steps,
@@ -124,21 +129,31 @@ def train_spec(training: TrainingPlan) -> TrainSpec:
         clip_norm=training.clip_norm,
         prox_mu=training.proximal,
         keep=optimizer.keep,
+        personal=_personal(plan.personalization),
+        evaluate=plan.evaluation.local,
     )
 
 
-def from_plan(plan: Plan, parameters: int, samples_max: int | None = None) -> CoordinatorConfig:
-    """`parameters`: the size of the flat model vector, known from the artifact. `samples_max`: of the largest shard,
-    known from the table of the data; by default what the plan says.
+def _personal(plan: PersonalPlan | None) -> Personal | None:
+    """What a device must know of it; which parameters are a head is in the artifact."""
+    if plan is None:
+        return None
+    return Personal(kind=plan.kind, steps=plan.steps, proximal=plan.proximal)
+
+
+def from_plan(plan: Plan, parameters: int, table: Allotment | None = None) -> CoordinatorConfig:
+    """`parameters`: the size of a travelling vector, known from the artifact. `table`: of the data, with the size of
+    every shard; without it what the plan says.
     """
     return CoordinatorConfig(
         run=plan.run,
         seed=plan.seed,
         agents={device.name: link_budget(device) for device in plan.devices},
         rounds=plan.training.rounds,
-        samples_max=samples_max or plan.data.samples_per_device or SAMPLES_MAX,
+        samples_max=(table.samples_max if table else plan.data.samples_per_device) or SAMPLES_MAX,
+        test_samples={share.device: share.test_samples for share in table.shares} if table else {},
         parameters=parameters,
-        train=train_spec(plan.training),
+        train=train_spec(plan),
         schedule=plan.training.schedule,
         uplink=plan.compression.uplink,
         policy=plan.policy,

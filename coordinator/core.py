@@ -9,7 +9,7 @@ The run gathers agents, opens a round, collects updates, has a version committed
 round, until the target or the number of rounds is reached; then it says goodbye. A round is the making of one version.
 
     gathering -> [probing] -> collecting -> [commit] -> evaluating (with a target, or at the end) -> gathering ...
-    any of them -> finishing -> done
+    any of them -> [surveying] (devices test the last version on their own data) -> finishing -> done
 
 How a round begins, whom it asks, when its updates are enough and whether tasks outlive it is the schedule's
 (`coordinator.policies`): with synchronous rounds a task ends with its round; where a schedule carries, its update waits
@@ -37,7 +37,7 @@ from collections.abc import Iterator
 
 from coordinator import actions as a
 from coordinator import events as e
-from coordinator import picture, presence, probing, run, uplink, uploads, waiting
+from coordinator import picture, presence, probing, run, survey, uplink, uploads, waiting
 from coordinator.config import CoordinatorConfig
 from coordinator.invariants import check
 from coordinator.policies import Policy, make_policy
@@ -120,6 +120,8 @@ class CoordinatorCore:
                 presence.failed(turn, agent, message)
             case m.Probed():
                 probing.answered(turn, agent, message)
+            case m.Surveyed():
+                survey.answered(turn, agent, message)
             case m.Ask():
                 presence.answer_asked(turn, agent, message.tasks)
 
@@ -143,6 +145,8 @@ class CoordinatorCore:
                 yield from self._collecting_moments()
             case RunPhase.EVALUATING:
                 yield since + config.evaluation_wait_s
+            case RunPhase.SURVEYING:
+                yield from survey.moments(state, config)
             case RunPhase.FINISHING:
                 yield state.goodbye_from
                 yield since + config.finish_wait_s

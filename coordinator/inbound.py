@@ -27,6 +27,7 @@ KINDS: dict[str, type[m.Up]] = {
     "failed": m.Failed,
     "probed": m.Probed,
     "ask": m.Ask,
+    "surveyed": m.Surveyed,
     "status": m.Status,
 }
 

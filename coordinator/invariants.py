@@ -119,9 +119,9 @@ def _check_run(config: CoordinatorConfig, state: CoordinatorState) -> None:
         f"{state.phase}, probe {state.probe}"
     )
     assert state.probe is None or state.probe.version == state.version, f"{state.probe}, now {state.version}"
-    assert bool(state.finish_reason) == (state.phase in (RunPhase.FINISHING, RunPhase.DONE)), (
-        state.finish_reason
-    )
+    assert bool(state.finish_reason) == (
+        state.phase in (RunPhase.SURVEYING, RunPhase.FINISHING, RunPhase.DONE)
+    ), state.finish_reason
     kept_max = sum(agent.settled.maxlen or 0 for agent in state.agents.values()) + (
         UNSETTLED_PER_AGENT_MAX + 2
     ) * len(state.agents)

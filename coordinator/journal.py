@@ -49,6 +49,7 @@ class Committed(msgspec.Struct, frozen=True):
     state: State
     patterns: Patterns
     refused: tuple[tuple[str, str], ...]
+    round: int = 0
 
 
 class _Steps(msgspec.Struct):
@@ -259,7 +260,9 @@ class Journal:
             spec.rule.journal_bytes_max,
             (lambda: self._snapshot(action.version, merged.master, merged.state)) if anywhere else None,
         )
-        return Committed(action.version, name, merged.master, merged.state, patterns, tuple(refused))
+        return Committed(
+            action.version, name, merged.master, merged.state, patterns, tuple(refused), action.round
+        )
 
     def spec_of(self, spec: MergeSpec, version: int, server_lr: float) -> MergeSpec:
         """How this version is merged: the run's way, with what is the version's own."""

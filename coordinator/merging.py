@@ -7,12 +7,13 @@ from pathlib import Path
 
 from coordinator.merges import MergeSpec
 from learning.artifact import TrainingArtifact
+from learning.travelling import travelling
 from topology.plan import Plan
 
 
 def merge_spec(plan: Plan, state: Sequence[slice], variances: Sequence[slice] = ()) -> MergeSpec:
-    """`state`: the slices of the flat vector that are statistics (`TrainingArtifact.state`), `variances` those of
-    them that are never negative.
+    """`state`: the slices of a travelling vector that are statistics (`Travelling.state`), `variances` those of them
+    that are never negative.
     """
     training = plan.training
     return MergeSpec(
@@ -35,5 +36,5 @@ def statistics_of(path: Path) -> tuple[list[slice], list[slice]]:
     """
     if not path.exists():
         return [], []
-    artifact = TrainingArtifact.from_bytes(path.read_bytes())
-    return artifact.state, artifact.variances
+    moving = travelling(TrainingArtifact.from_bytes(path.read_bytes()))
+    return moving.state, moving.variances

@@ -60,8 +60,9 @@ class Outbound:
             uplink=action.uplink,
             seed=action.seed,
             deadline_s=action.deadline_s,
-            control=None if action.probe else self._control(action.version),
+            control=None if action.probe or action.survey else self._control(action.version),
             probe=action.probe,
+            survey=action.survey,
         )
         self._publish(topics.down(self._config.run, action.agent, "task"), m.encode(task))
 

@@ -9,7 +9,7 @@ from collections import Counter
 
 from msgspec import Struct, field
 
-from coordinator import waiting
+from coordinator import survey, waiting
 from coordinator.state import Agent, RunPhase, TaskState
 from coordinator.turn import Turn
 
@@ -86,6 +86,9 @@ def _why(turn: Turn) -> str:
         case RunPhase.EVALUATING:
             left = state.phase_since + turn.config.evaluation_wait_s - now
             return f"the evaluation of version {state.version}, {since}, at most {max(left, 0.0):.0f} s more"
+        case RunPhase.SURVEYING:
+            left = state.survey.deadline - now if state.survey is not None else 0.0
+            return f"devices that test version {state.version}, {since}, at most {max(left, 0.0):.0f} s more"
         case RunPhase.FINISHING:
             left = state.phase_since + turn.config.finish_wait_s - now
             return f"agents that have to go, {since}, at most {max(left, 0.0):.0f} s more"
@@ -100,6 +103,8 @@ def _awaited(turn: Turn) -> list[waiting.Awaited]:
             return waiting.probed(turn)
         case RunPhase.COLLECTING:
             return waiting.owing(turn)
+        case RunPhase.SURVEYING:
+            return survey.owing(turn)
         case RunPhase.FINISHING:
             return waiting.leaving(turn)
     return []

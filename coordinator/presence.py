@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coordinator import actions as a
 from coordinator import events as e
-from coordinator import probing, tasks, uploads
+from coordinator import probing, survey, tasks, uploads
 from coordinator.state import UNDER_WAY, Agent, RunPhase, Task, TaskState
 from coordinator.turn import Turn
 from wire import messages as m
@@ -53,6 +53,7 @@ def hello(turn: Turn, agent: Agent, message: m.Hello) -> None:
         spool=[item.task for item in message.spool],
         unsettled=list(message.unsettled),
     )
+    message = survey.hello(turn, agent, message)
     for item in message.spool:
         uploads.take_offer(turn, agent.name, item.task, item.sha256, item.bytes, None)
     answer_asked(turn, agent, message.unsettled)
@@ -111,7 +112,8 @@ def progress(turn: Turn, agent: Agent, message: m.Progress) -> None:
     if task is None and probing.heard(turn, agent, message.task):
         return
     if task is None:
-        turn.refuse(agent.name, "progress", "unknown_task")
+        if not survey.concerns(turn, message.task):
+            turn.refuse(agent.name, "progress", "unknown_task")
         return
     if task.state is S.OPEN:
         task.go(S.TRAINING, turn.now, message.phase)
@@ -123,7 +125,9 @@ def failed(turn: Turn, agent: Agent, message: m.Failed) -> None:
     task = turn.task_of(agent.name, message.task)
     if task is None and probing.failed(turn, agent, message.task):
         return
-    if task is None:
+    if task is None and survey.concerns(turn, message.task):
+        survey.failed(turn, agent)
+    elif task is None:
         turn.refuse(agent.name, "failed", "unknown_task")
     elif task.state in UNDER_WAY and task.state is not S.RECEIVED:
         tasks.close_task(turn, task, S.FAILED, message.reason, tell=False)

@@ -6,7 +6,7 @@ import math
 
 from coordinator import actions as a
 from coordinator import events as e
-from coordinator import fleet, probing, rounds, tasks, tiers, versions, waiting
+from coordinator import fleet, probing, rounds, survey, tasks, tiers, versions, waiting
 from coordinator.state import UNDER_WAY, Agent, Round, RunPhase, TaskState
 from coordinator.turn import Turn
 from wire import messages as m
@@ -41,6 +41,8 @@ def advance(turn: Turn) -> None:
         if failure:
             fail(turn, failure)
     versions.withdraw_unneeded(turn)
+    if state.phase is RunPhase.SURVEYING and survey.advance(turn):
+        _part(turn)
     if state.phase is RunPhase.FINISHING:
         _say_goodbye(turn)
 
@@ -212,7 +214,7 @@ def evaluated(turn: Turn, event: e.Evaluated) -> None:
         if event.accuracy is not None:
             state.first_accuracy = event.accuracy if state.first_accuracy is None else state.first_accuracy
             state.accuracies.append((event.version, event.accuracy))
-    if state.phase in (RunPhase.FINISHING, RunPhase.DONE):
+    if state.finish_reason:
         return
     met = target is not None and event.accuracy is not None and event.accuracy >= target
     if met and event.version > 0:
@@ -254,7 +256,7 @@ def fail(turn: Turn, reason: str) -> None:
 
 
 def finish(turn: Turn, reason: str) -> None:
-    """Settle every task, tell everybody, then wait for them to go."""
+    """Settle every task, hold the survey where there is one, tell everybody, then wait for them to go."""
     state = turn.state
     for task in list(state.tasks.values()):
         if task.state is S.ACKED:
@@ -263,8 +265,18 @@ def finish(turn: Turn, reason: str) -> None:
             tasks.close_task(turn, task, S.CANCELLED, f"the run has ended: {reason}")
     state.round = state.probe = None
     state.finish_reason = reason
-    enter(turn, RunPhase.FINISHING)
     turn.emit(a.JournalFinish(reason=reason))
+    if survey.wanted(turn, reason):
+        enter(turn, RunPhase.SURVEYING)
+        survey.begin(turn)
+    else:
+        _part(turn)
+
+
+def _part(turn: Turn) -> None:
+    """Nothing more is wanted of anybody."""
+    state, reason = turn.state, turn.state.finish_reason
+    enter(turn, RunPhase.FINISHING)
     turn.record("run_finished", reason=reason, version=state.version, accuracy=state.accuracy)
     for name in state.agents:
         turn.send(name, m.Finish(reason=reason))

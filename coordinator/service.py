@@ -20,6 +20,7 @@ from coordinator import controls
 from coordinator import events as e
 from coordinator.chronicle import Chronicle
 from coordinator.core import CoordinatorCore
+from coordinator.drift import DriftWorker
 from coordinator.evaluation import EvaluationWorker
 from coordinator.inbound import Complete, Inbound
 from coordinator.inbox import Delivery, Inbox
@@ -62,6 +63,7 @@ class Service:
         refusals: RefusalLog,
         alive: Path | None,
         sign: Callable[[str], object] = lambda _trouble: None,
+        drift: DriftWorker | None = None,
         mono: Callable[[], float] = time.monotonic,
         wait: Callable[[float], Any] = time.sleep,
     ) -> None:
@@ -72,6 +74,7 @@ class Service:
         self._inbox, self._link, self._inbound, self._outbound = inbox, link, inbound, outbound
         self._evaluation, self._chronicle, self._refusals = evaluation, chronicle, refusals
         self._sign, self._trouble = sign, ""
+        self._drift = drift
         self._alive, self._mono, self._wait = alive, mono, wait
         self._samples = BrokerSamples()
         self._payloads: dict[tuple[str, str], bytes] = {}
@@ -101,6 +104,7 @@ class Service:
                 self._step()
         finally:
             self._record_refusals(everything=True)
+            self._record_drift(last=True)
             self._link.stop(FLUSH_S)
             self._evaluation.stop()
             self._chronicle.close()
@@ -226,6 +230,8 @@ class Service:
         self._master, self._server_state = made.master, made.state
         self._patterns[made.version] = made.patterns
         self._control = self._published_control()
+        if self._drift is not None:
+            self._drift.submit(made.version, made.round)
         return e.VersionCommitted(version=made.version, sha256=made.sha256, refused=made.refused)
 
     def _published_control(self) -> Patterns | None:
@@ -288,6 +294,7 @@ class Service:
         self._touch()
         self._inbound.expire(now)
         self._record_refusals()
+        self._record_drift()
         lost = self._inbox.overflowed()
         if lost:
             self._chronicle.lapse("inbox", "every message", f"{lost} turned away", "the queue was full")
@@ -302,6 +309,12 @@ class Service:
     def _record_refusals(self, *, everything: bool = False) -> None:
         for refusal in self._refusals.flush(self._mono(), everything=everything):
             self._chronicle.append("message_refused", msgspec.structs.asdict(refusal))
+
+    def _record_drift(self, *, last: bool = False) -> None:
+        if self._drift is None:
+            return
+        for fields in self._drift.stop() if last else self._drift.take():
+            self._chronicle.append("drift", fields)
 
     def outbox_full(self, _topic: str) -> None:
         self._turned_away += 1

@@ -17,6 +17,7 @@ from coordinator.chronicle import Chronicle
 from coordinator.config import CoordinatorConfig, from_plan, model_chunk_bytes
 from coordinator.core import CoordinatorCore
 from coordinator.decisions import DecisionLog, RecordedCore, path_of
+from coordinator.drift import DriftWorker, Recorded
 from coordinator.errors import EnvironmentFault
 from coordinator.evaluation import EvaluationWorker
 from coordinator.inbound import Inbound
@@ -37,6 +38,7 @@ from history.writer import HistoryWriter
 from learning.artifact import ArtifactError, TrainingArtifact
 from learning.evaluator import Evaluator
 from learning.shard import DatasetError, open_shard
+from learning.travelling import travelling
 from topology.allotment import TABLE_NAME, read_table
 from topology.plan import Plan, load_plan
 from wire import topics
@@ -95,7 +97,7 @@ def read_files(root: Path) -> Files:
         plan_sha256=hashlib.sha256(plan_bytes).hexdigest(),
         artifact=artifact,
         artifact_bytes=artifact_bytes,
-        initial=_initial(root / "model" / "initial.npy", artifact.size),
+        initial=travelling(artifact).cut(_initial(root / "model" / "initial.npy", artifact.size)),
         password=_read(private / "password").decode().strip(),
         ca_file=ca_file if ca_file.exists() else None,
     )
@@ -148,12 +150,13 @@ def make_service(options: Options) -> Ready:
     """Raises EnvironmentFault."""
     files = read_files(options.root)
     table = read_table(options.root / "model" / TABLE_NAME)
-    config = from_plan(files.plan, files.artifact.size, table.samples_max if table else None)
+    moving = travelling(files.artifact)
+    config = from_plan(files.plan, moving.size, table)
     try:
         evaluator = Evaluator(files.artifact, open_shard(options.root / "shards" / "test"))
     except (DatasetError, ArtifactError) as error:
         raise EnvironmentFault(str(error), hint=PREPARE) from error
-    merging = merge_spec(files.plan, files.artifact.state, files.artifact.variances)
+    merging = merge_spec(files.plan, moving.state, moving.variances)
     journal, model, resumed = open_journal(options.root, files, merging)
     try:
         writer = HistoryWriter(options.root / "nodes" / NODE / "history.jsonl", NODE)
@@ -232,7 +235,7 @@ def _assemble(
     alive: Path | None,
     sign: Callable[[str], object],
 ) -> Service:
-    parameters, rounding = files.artifact.size, files.plan.compression.downlink.rounding
+    parameters, rounding = config.parameters, files.plan.compression.downlink.rounding
     # Refusals and a full outbox are told to the service, which is made last: hence the two lambdas.
     made: list[Service] = []
     inbound = Inbound(
@@ -260,6 +263,9 @@ def _assemble(
             refusals=RefusalLog(),
             alive=alive,
             sign=sign,
+            drift=DriftWorker(Recorded(journal.path, parameters, merging))
+            if files.plan.evaluation.drift
+            else None,
         )
     )
     return made[0]

@@ -239,11 +239,23 @@ class Round:
     missing: tuple[str, ...] = ()
 
 
+@dataclass(slots=True)
+class Survey:
+    """Tests of the last version on the devices (`coordinator.survey`). `asked`: who has not answered, and when it was
+    last asked.
+    """
+
+    task: str
+    deadline: float
+    asked: dict[str, float]
+
+
 class RunPhase(StrEnum):
     GATHERING = "gathering"  # waiting for agents before the next round
     PROBING = "probing"  # waiting for the losses that its selection goes by
     COLLECTING = "collecting"  # a round is open
     EVALUATING = "evaluating"  # with a target: the next round waits for the evaluation
+    SURVEYING = "surveying"  # nothing is trained any more; devices test the last version on their own data
     FINISHING = "finishing"  # everything is said, agents go
     DONE = "done"
 
@@ -281,6 +293,7 @@ class CoordinatorState:
     waiting_recorded: float = float("-inf")
     wait_until: float = float("inf")  # when the policy wants to be asked again
     finish_reason: str = ""
+    survey: Survey | None = None
     goodbye_from: float = float("-inf")  # after a restart: nobody has had the time to say hello before
 
     @property

@@ -14,6 +14,7 @@ from coordinator.journal import Journal, JournalError
 from coordinator.merging import merge_spec
 from coordinator.recovery import restore_model
 from learning.artifact import TrainingArtifact
+from learning.travelling import travelling
 from topology.plan import load_plan
 from wire.codecs import model as versions
 from wire.codecs.arrays import Float32
@@ -21,7 +22,8 @@ from wire.topics import COORDINATOR
 
 
 def trained_model(root: Path) -> tuple[int, Float32, TrainingArtifact]:
-    """The version devices would get next, as they decode it. The journal itself is only read.
+    """The version devices would get next, as they decode it, a whole vector: what never travels has its first values.
+    The journal itself is only read.
 
     Raises JournalError if the run has none, or its versions cannot be reached; ArtifactError on a damaged artifact.
     """
@@ -31,7 +33,8 @@ def trained_model(root: Path) -> tuple[int, Float32, TrainingArtifact]:
         if not path.is_file():
             raise JournalError(f"{path} is not there: the run never got as far as a model")
     plan, artifact = load_plan(root / "plan.json"), TrainingArtifact.from_bytes(stored.read_bytes())
-    rounding, spec = plan.compression.downlink.rounding, merge_spec(plan, artifact.state, artifact.variances)
+    moving = travelling(artifact)
+    rounding, spec = plan.compression.downlink.rounding, merge_spec(plan, moving.state, moving.variances)
     try:
         with copied(journal) as db:
             model = restore_model(Journal(journal, db, time.time), rounding, 1, spec)
@@ -40,4 +43,4 @@ def trained_model(root: Path) -> tuple[int, Float32, TrainingArtifact]:
     if model is None:
         raise JournalError(f"{journal} holds no version: the coordinator never started a round")
     version, patterns = model.recent[-1]
-    return version, versions.from_patterns(patterns), artifact
+    return version, moving.widen(versions.from_patterns(patterns)), artifact

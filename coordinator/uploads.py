@@ -6,7 +6,7 @@ import msgspec
 
 from coordinator import actions as a
 from coordinator import events as e
-from coordinator import tasks
+from coordinator import figures, tasks
 from coordinator.state import ENDED_WITHOUT_UPDATE, Task, TaskState
 from coordinator.turn import Turn
 from wire import messages as m
@@ -17,7 +17,8 @@ REGRANT_S = 2.0  # longer than any pair of messages of one agent is apart, short
 
 def offered(turn: Turn, agent: str, offer: m.Offer) -> None:
     turn.state.agents[agent].power = offer.power
-    take_offer(turn, agent, offer.task, offer.sha256, offer.bytes, offer.report)
+    report = figures.of_offer(turn, agent, offer)
+    take_offer(turn, agent, offer.task, offer.sha256, offer.bytes, report)
 
 
 def take_offer(turn: Turn, agent: str, name: str, sha256: str, size: int, report: m.Report | None) -> None:

@@ -1,9 +1,9 @@
 """What an agent wants done: the outputs of `edge_agent.core`, in the order in which they are to be done.
 
 Every action that starts something is answered by exactly one event: `Fetch` by ObjectReady or ObjectFailed, `Train` by
-Trained or WorkFailed, `Probe` by Probed or WorkFailed, `Encode` by Encoded or WorkFailed, `Commit` by Spooled or
-SpoolFailed, `Settle` by Settled or SettleFailed. After `StopWork` the running one of the first four is answered by
-WorkStopped or by its own event.
+Trained or WorkFailed, `Probe` by Probed or WorkFailed, `Survey` by Surveyed or WorkFailed, `Encode` by Encoded or
+WorkFailed, `Commit` by Spooled or SpoolFailed, `Settle` by Settled or SettleFailed. After `StopWork` the running one of
+the first five is answered by WorkStopped or by its own event.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Action(Struct, frozen=True, kw_only=True, tag=True):
 class Send(Action, frozen=True, kw_only=True):
     """Progress at QoS 0, everything else at QoS 1."""
 
-    message: m.Hello | m.Offer | m.Progress | m.Failed | m.Probed | m.Ask
+    message: m.Hello | m.Offer | m.Progress | m.Failed | m.Probed | m.Surveyed | m.Ask
 
 
 class Fetch(Action, frozen=True, kw_only=True):
@@ -53,6 +53,14 @@ class Probe(Action, frozen=True, kw_only=True):
 
     task: str
     samples: int
+    seed: int
+
+
+class Survey(Action, frozen=True, kw_only=True):
+    """Test the version held on the device's own data; nothing is kept of it."""
+
+    task: str
+    spec: m.TrainSpec
     seed: int
 
 

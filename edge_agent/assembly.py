@@ -13,7 +13,7 @@ from edge_agent.diary import Diary
 from edge_agent.disk import FolderDisk
 from edge_agent.errors import AgentError, ConfigurationError
 from edge_agent.gate import GateClosed, wait_for_gate
-from edge_agent.jobs import Jobs, open_samples
+from edge_agent.jobs import Jobs, open_samples, open_tests
 from edge_agent.service import AgentService, Client, install_signals, log, status_message
 from edge_agent.spool import Spoil, Spool
 from edge_agent.traffic import Meter
@@ -78,6 +78,7 @@ def build(config: AgentConfig, software: str) -> tuple[AgentService, Diary]:
         raise ConfigurationError(f"there is no CA certificate at {config.ca_file} (`ca_file`)")
     try:
         shard = open_samples(Path(config.shard), Path(config.state) / "data")
+        test = open_tests(Path(config.shard))
     except DatasetError as error:
         raise ConfigurationError(str(error)) from error
     except OSError as error:
@@ -99,7 +100,9 @@ def build(config: AgentConfig, software: str) -> tuple[AgentService, Diary]:
         restored=spool.restored(),
         power=power.reader(config),
     )
-    jobs = Jobs(spool, shard, run=config.run, agent=config.agent, threads=config.threads, spoil=make.spoil)
+    jobs = Jobs(
+        spool, shard, run=config.run, agent=config.agent, threads=config.threads, spoil=make.spoil, test=test
+    )
     meter = Meter()
     service = AgentService(
         config,

@@ -20,8 +20,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from edge_agent import actions as a
+from edge_agent import answers, hand, items
 from edge_agent import events as e
-from edge_agent import hand, items
 from edge_agent.limits import Limits
 from edge_agent.state import IN_HAND, UNACKED, AgentState, Phase, Restored
 from edge_agent.turn import Turn
@@ -85,7 +85,9 @@ class AgentCore:
             case e.Trained():
                 hand.trained(turn, event)
             case e.Probed():
-                hand.probed(turn, event)
+                answers.probed(turn, event)
+            case e.Surveyed():
+                answers.surveyed(turn, event)
             case e.Encoded():
                 hand.encoded(turn, event)
             case e.Spooled():

@@ -69,6 +69,13 @@ class Probed(Event, frozen=True, kw_only=True):
     wall_s: float
 
 
+class Surveyed(Event, frozen=True, kw_only=True):
+    """What the version came to on the device's own data."""
+
+    task: str
+    figures: m.LocalFigures
+
+
 class Encoded(Event, frozen=True, kw_only=True):
     """Payload and next residual are on disk, named by nothing yet: only a commit makes them count."""
 

@@ -100,7 +100,8 @@ def _problem(turn: Turn, order: m.Task) -> tuple[str, str] | None:
         return (
             "numbers",
             f"cannot train with lr {train.lr}, momentum {train.momentum}, decay {train.weight_decay}, betas "
-            f"{train.beta1} and {train.beta2}, epsilon {train.epsilon}, clip {train.clip_norm}, mu {train.prox_mu}",
+            f"{train.beta1} and {train.beta2}, epsilon {train.epsilon}, clip {train.clip_norm}, mu {train.prox_mu}, "
+            f"personal {train.personal}",
         )
     if order.control is not None and not _plain(train):
         return "control", "control variates are for plain SGD, without momentum, clipping or a proximal term"
@@ -111,14 +112,15 @@ def _problem(turn: Turn, order: m.Task) -> tuple[str, str] | None:
     except CodecError as error:
         return "compression", f"cannot compress as asked: {error.detail}"
     held = len(turn.state.items) + (turn.state.hand is not None and turn.state.hand.residual_busy)
-    if held >= limits.pending_max:
+    if held >= limits.pending_max and not order.survey:
         return "pending", f"{limits.pending_max} updates still wait for their outcome"
     return None
 
 
 def _sane(train: m.TrainSpec) -> bool:
     shares = (train.momentum, train.beta1, train.beta2)
-    numbers = (train.lr, train.weight_decay, train.prox_mu, *shares)
+    personal = train.personal.proximal if train.personal is not None else 0.0
+    numbers = (train.lr, train.weight_decay, train.prox_mu, personal, *shares)
     clip = train.clip_norm
     return (
         all(math.isfinite(x) and x >= 0 for x in numbers)
@@ -186,13 +188,15 @@ def _fetch_next(turn: Turn, hand: Hand) -> None:
     turn.state.go(hand, P.TRAINING, turn.now, "has graph and version")
     turn.progress(hand.task, "training")
     order = hand.order
-    if order.probe:
+    if order.survey:
+        turn.emit(a.Survey(task=order.task, spec=order.train, seed=order.seed))
+    elif order.probe:
         turn.emit(a.Probe(task=order.task, samples=order.probe, seed=order.seed))
     else:
         turn.emit(a.Train(task=order.task, spec=order.train, seed=order.seed, control=order.control))
 
 
-def _in_hand(turn: Turn, task: str, *phases: Phase) -> Hand | None:
+def in_hand(turn: Turn, task: str, *phases: Phase) -> Hand | None:
     """The hand that this result belongs to, if it still waits for it. A stopped task ends with any result."""
     hand = turn.state.hand
     if hand is None or hand.task != task:
@@ -201,7 +205,7 @@ def _in_hand(turn: Turn, task: str, *phases: Phase) -> Hand | None:
         )
     if hand.phase is P.STOPPING:
         turn.emit(a.Discard(task=task))
-        _leave(turn, hand, "the worker let go")
+        leave(turn, hand, "the worker let go")
         return None
     if hand.phase not in phases:
         raise AssertionError(f"a result for {task} while {hand.phase}: {list(turn.state.story)[-8:]}")
@@ -217,7 +221,7 @@ def object_ready(turn: Turn, event: e.ObjectReady) -> None:
         state.graph_sha256 = event.sha256
     else:
         state.version, state.version_sha256 = event.version, event.sha256
-    hand = _in_hand(turn, event.task, P.FETCHING)
+    hand = in_hand(turn, event.task, P.FETCHING)
     if hand is None:
         return
     hand.fetch_s += event.wall_s
@@ -237,7 +241,7 @@ def object_ready(turn: Turn, event: e.ObjectReady) -> None:
 
 def object_failed(turn: Turn, event: e.ObjectFailed) -> None:
     """What deltas do not lead to is fetched whole; anything else is tried again, boundedly."""
-    hand = _in_hand(turn, event.task, P.FETCHING)
+    hand = in_hand(turn, event.task, P.FETCHING)
     if hand is None:
         return
     hand.tries += 1
@@ -250,7 +254,7 @@ def object_failed(turn: Turn, event: e.ObjectFailed) -> None:
 
 
 def trained(turn: Turn, event: e.Trained) -> None:
-    hand = _in_hand(turn, event.task, P.TRAINING)
+    hand = in_hand(turn, event.task, P.TRAINING)
     if hand is None:
         return
     turn.record(
@@ -277,26 +281,8 @@ def trained(turn: Turn, event: e.Trained) -> None:
     )
 
 
-def probed(turn: Turn, event: e.Probed) -> None:
-    """A probe is over with its answer: nothing is kept of it but that."""
-    hand = _in_hand(turn, event.task, P.TRAINING)
-    if hand is None:
-        return
-    turn.record(
-        "loss_evaluated",
-        task=event.task,
-        loss=event.loss,
-        samples=event.samples,
-        wall_s=round(event.wall_s, 3),
-    )
-    answer = m.Probed(task=event.task, loss=event.loss, samples=event.samples, fetch_bytes=hand.fetch_bytes)
-    turn.remember_ended(event.task, "probed", f"loss {event.loss:g}", answer)
-    turn.send(answer)
-    _leave(turn, hand, f"loss {event.loss:g}")
-
-
 def encoded(turn: Turn, event: e.Encoded) -> None:
-    hand = _in_hand(turn, event.task, P.ENCODING)
+    hand = in_hand(turn, event.task, P.ENCODING)
     if hand is None:
         return
     hand.sha256, hand.bytes, hand.report = event.sha256, event.bytes, event.report
@@ -314,7 +300,7 @@ def encoded(turn: Turn, event: e.Encoded) -> None:
 
 
 def spooled(turn: Turn, event: e.Spooled) -> None:
-    hand = _in_hand(turn, event.task, P.SPOOLING)
+    hand = in_hand(turn, event.task, P.SPOOLING)
     assert hand is not None, "a task that is being spooled is never stopped"
     assert hand.report is not None, "the report came with the encoded update"
     turn.record("spooled", task=event.task, sha256=event.sha256)
@@ -337,7 +323,7 @@ def spooled(turn: Turn, event: e.Spooled) -> None:
 
 
 def work_failed(turn: Turn, event: e.WorkFailed | e.SpoolFailed) -> None:
-    hand = _in_hand(turn, event.task, P.TRAINING, P.ENCODING, P.SPOOLING)
+    hand = in_hand(turn, event.task, P.TRAINING, P.ENCODING, P.SPOOLING)
     if hand is not None:
         turn.emit(a.Discard(task=hand.task))
         fail(turn, hand, event.reason)
@@ -347,7 +333,7 @@ def work_stopped(turn: Turn, event: e.WorkStopped) -> None:
     hand = turn.state.hand
     if hand is None or hand.task != event.task or hand.phase is not P.STOPPING:
         raise AssertionError(f"{event.task} stopped, nobody asked for it: {list(turn.state.story)[-8:]}")
-    _in_hand(turn, event.task)
+    in_hand(turn, event.task)
 
 
 def progressed(turn: Turn, event: e.WorkProgressed) -> None:
@@ -382,10 +368,10 @@ def fail(turn: Turn, hand: Hand, reason: str) -> None:
     turn.remember_ended(hand.task, "failed", reason)
     turn.record("failed", task=hand.task, reason=reason)
     turn.send(m.Failed(task=hand.task, reason=reason))
-    _leave(turn, hand, reason[:80])
+    leave(turn, hand, reason[:80])
 
 
-def _leave(turn: Turn, hand: Hand, why: str) -> None:
+def leave(turn: Turn, hand: Hand, why: str) -> None:
     turn.state.go(hand, P.ENDED, turn.now, why)
     turn.state.hand = None
 

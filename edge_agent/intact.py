@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 
 from edge_agent.disk import Disk
-from edge_agent.ledger import OwnState, Residual
+from edge_agent.ledger import OwnState, Residual, own_vectors
 
 
 class Intact:
@@ -47,7 +47,7 @@ class Intact:
         """All of it or nothing: what is half a state is none."""
         if own is None:
             return None
-        for vector in (own.local, own.optimizer):
+        for vector in own_vectors(own):
             if vector is not None and self.vector(vector, "what the device keeps for itself") is None:
                 return None
         return own

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
 from edge_agent import actions as a
@@ -22,6 +22,8 @@ from edge_agent import events as e
 from edge_agent.layout import Layout, layout_of
 from edge_agent.ledger import Carried, DiskBroken, SpoolError
 from edge_agent.memory import give_back
+from edge_agent.own import has_own
+from edge_agent.personal import UnknownKind, kind_of, task_of
 from edge_agent.spool import Spoil, Spool
 from wire import messages as m
 from wire.codecs import make_chain, rounding_seed
@@ -30,6 +32,7 @@ from wire.codecs.arrays import Float32
 from wire.codecs.errors import CodecError
 
 if TYPE_CHECKING:
+    from learning.personal import Kind, LocalTask
     from learning.shard import Shard
     from learning.trainer import TrainResult
 
@@ -55,7 +58,7 @@ class Install:
     control: m.ControlRef | None = None  # then it is the server's control variate
 
 
-Job = Install | a.Train | a.Probe | a.Encode
+Job = Install | a.Train | a.Probe | a.Survey | a.Encode
 
 
 class Stopped(Exception):
@@ -79,8 +82,9 @@ class Jobs:
         threads: int,
         clock: Callable[[], float] = time.monotonic,
         spoil: Spoil | None = None,
+        test: Shard | None = None,
     ) -> None:
-        self._spool, self._shard, self._spoil = spool, shard, spoil
+        self._spool, self._shard, self._spoil, self._test = spool, shard, spoil, test
         self._run, self._agent, self._threads = run, agent, threads
         self._clock = clock
         self._result: tuple[a.Train, TrainResult] | None = None
@@ -103,6 +107,8 @@ class Jobs:
                     return self._probe(job)
                 case a.Encode():
                     return self._encode(job)
+                case a.Survey():
+                    return e.Surveyed(task=job.task, figures=self.survey(job, on_step))
         except DiskBroken:
             raise
         except Stopped:
@@ -176,28 +182,46 @@ class Jobs:
 
     def train(self, job: a.Train, on_step: OnStep) -> TrainResult:
         """On the version and the graph held. Raises Stopped, WorkError. Simulations put their own in its place."""
+        from learning import personal
+
+        with self._at_work(job.spec, job.seed, on_step) as (kind, task):
+            task.correction = self.correction(job, task.received.size)
+            return personal.train(kind, task, self._version(), evaluate=job.spec.evaluate)
+
+    def survey(self, job: a.Survey, on_step: OnStep) -> m.LocalFigures:
+        """Of the version held, on the device's own test data. Raises as `train`; simulations have their own."""
+        from learning import personal
+
+        with self._at_work(job.spec, job.seed, on_step) as (kind, task):
+            return personal.survey(kind, task, self._version())
+
+    @contextmanager
+    def _at_work(
+        self, spec: m.TrainSpec, seed: int, on_step: OnStep
+    ) -> Iterator[tuple[Kind | None, LocalTask]]:
+        """What is held, made ready to train on; its errors become ours."""
         from learning.artifact import ArtifactError, TrainingArtifact
-        from learning.trainer import Own, Trainer, TrainingCancelled, TrainingDiverged, TrainingSpec
+        from learning.trainer import Own, Trainer, TrainingCancelled, TrainingDiverged
+        from learning.travelling import travelling
 
         give_back()
         artifact = TrainingArtifact.from_bytes(self._spool.graph())
         # A float16 version is trained from as it is: half the memory of its float32 copy.
         patterns = self._spool.patterns()
-        parameters = (
+        received = (
             patterns.view(np.float16) if patterns.dtype == np.uint16 else versions.from_patterns(patterns)
         )
-        if parameters.size != artifact.size:
-            raise WorkError(f"a graph of {artifact.size} parameters, a version of {parameters.size}")
-        spec = msgspec.convert(job.spec, TrainingSpec, from_attributes=True)
+        size = travelling(artifact).size
+        if received.size != size:
+            raise WorkError(f"a graph of {size} parameters, a version of {received.size}")
         trainer = Trainer(artifact, self._shard, self._threads)
-        own = self._spool.own() if spec.keep or artifact.local else Own()
+        keeps = spec.keep or artifact.local or spec.personal is not None
+        own = self._spool.own() if keeps else Own()
         try:
-            return trainer.train(
-                parameters, spec, job.seed, on_step, self.correction(job, artifact.size), own
-            )
+            yield kind_of(spec), task_of(spec, trainer, received, seed, own, self._test, on_step)
         except TrainingCancelled as cancelled:
             raise Stopped from cancelled
-        except (TrainingDiverged, ArtifactError) as error:
+        except (TrainingDiverged, ArtifactError, UnknownKind) as error:
             raise WorkError(str(error)) from error
 
     def correction(self, job: a.Train, n: int) -> Float32 | None:
@@ -207,6 +231,11 @@ class Jobs:
         correction = read_control(self._spool.control(), n, job.control)
         self._spool.take_variate_from(correction)
         return correction
+
+    def _version(self) -> int:
+        held = self._spool.model
+        assert held is not None, "its patterns were read"
+        return held.version
 
     def _probe(self, job: a.Probe) -> e.Event:
         began = self._clock()
@@ -249,6 +278,7 @@ class Jobs:
                 residual_norm=carried.residual_norm,
                 raw_bytes=result.delta.size * (4 if change is None else 8),
                 residual_share=carried.residual_share,
+                local=result.local,
             )
 
         prepared = self._spool.prepare(
@@ -260,7 +290,7 @@ class Jobs:
             layout=layout,
             report=report,
             spoil=self._spoil,
-            own=result.own if result.own.local is not None or result.own.optimizer is not None else None,
+            own=result.own if has_own(result.own) else None,
             change=change,
         )
         return e.Encoded(
@@ -309,3 +339,10 @@ def open_samples(folder: Path, cache: Path) -> Shard:
     from learning.datasets.folder import open_own
 
     return open_own(folder, cache)
+
+
+def open_tests(folder: Path) -> Shard | None:
+    """What the device keeps back to test on itself, memory-mapped; None where there is nothing. Raises DatasetError."""
+    from learning.shard import TEST_NAMES, open_shard
+
+    return open_shard(folder, TEST_NAMES) if (folder / TEST_NAMES[0]).exists() else None

@@ -26,14 +26,18 @@ class Layout:
 
 
 def layout_of(artifact: TrainingArtifact, *, bypass: bool) -> Layout:
+    """Of a travelling vector (learning.travelling)."""
+    from learning.travelling import travelling
+
+    moving = travelling(artifact)
     tiny = [
         part
-        for spec, part in zip(artifact.parameters, artifact.slices, strict=True)
+        for spec, part in zip(moving.specs, moving.slices, strict=True)
         if spec.kind in ("bias", "norm") or (spec.kind == "weight" and spec.size <= TINY_ELEMENTS)
     ]
-    share = sum(part.stop - part.start for part in tiny) / artifact.size
+    share = sum(part.stop - part.start for part in tiny) / moving.size
     return Layout(
-        layers=layers_of([spec.shape for spec in artifact.parameters]),
+        layers=layers_of([spec.shape for spec in moving.specs]),
         bypass=tiny if bypass and share <= BYPASS_SHARE_MAX else (),
-        exact=artifact.state,
+        exact=moving.state,
     )

@@ -68,6 +68,7 @@ class OwnState(Struct, frozen=True, kw_only=True):
     kind: str = ""
     count: int = 0
     vectors: Annotated[int, Meta(ge=1, le=8)] = 1
+    personal: Residual | None = None
 
 
 class Ledger(Struct, frozen=True, kw_only=True):
@@ -108,7 +109,7 @@ def prepared_files(prepared: Prepared) -> Iterator[str]:
 
 
 def own_vectors(own: OwnState | None) -> tuple[Residual | None, ...]:
-    return () if own is None else (own.local, own.optimizer)
+    return () if own is None else (own.local, own.optimizer, own.personal)
 
 
 def files(ledger: Ledger) -> Iterator[str]:

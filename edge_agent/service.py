@@ -107,6 +107,7 @@ class AgentService:
             a.Train: self._submit,
             a.Probe: self._submit,
             a.Encode: self._submit,
+            a.Survey: self._submit,
             a.Commit: self._commit,
             a.Discard: self._discard,
             a.StopWork: self._stop_work,
@@ -310,7 +311,7 @@ class AgentService:
         self._downloads.start(action)
 
     def _submit(self, action: a.Action) -> None:
-        assert isinstance(action, a.Train | a.Probe | a.Encode)
+        assert isinstance(action, a.Train | a.Probe | a.Survey | a.Encode)
         self._worker.submit(action)
 
     def _commit(self, action: a.Action) -> None:

@@ -19,7 +19,7 @@ follow: content that was not merged goes back to the residual, unless it was ref
 phase, since an outcome can overtake an ack and a cancel can come at any time.
 
     in hand:  fetching -> training -> encoding -> spooling -> (an item)
-              any but spooling -> stopping -> ended
+              any but spooling -> stopping -> ended;  a survey: training -> ended
     item:     offered -> uploading -> sent -> acked -> settling -> ended
 """
 
@@ -128,11 +128,11 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a task that is over came to its end; `kind`: settled, cancelled, superseded, failed or probed."""
+    """How a task that is over came to its end; `kind`: settled, cancelled, superseded, failed, probed or surveyed."""
 
     kind: str
     reason: str
-    answer: m.Probed | None = None  # of a probe: said again when it is asked again
+    answer: m.Probed | m.Surveyed | None = None  # of a probe or a survey: said again when it is asked again
 
 
 @dataclass(slots=True)

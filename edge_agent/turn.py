@@ -10,7 +10,7 @@ from edge_agent.limits import Limits
 from edge_agent.state import AgentState, Ended
 from wire import messages as m
 
-Upward = m.Hello | m.Offer | m.Progress | m.Failed | m.Probed | m.Ask
+Upward = m.Hello | m.Offer | m.Progress | m.Failed | m.Probed | m.Surveyed | m.Ask
 
 
 class Turn:
@@ -42,7 +42,9 @@ class Turn:
         if count == 1:
             self.record("message_refused", topic=kind, reason=reason)
 
-    def remember_ended(self, task: str, kind: str, reason: str, answer: m.Probed | None = None) -> None:
+    def remember_ended(
+        self, task: str, kind: str, reason: str, answer: m.Probed | m.Surveyed | None = None
+    ) -> None:
         ended = self.state.ended
         ended.pop(task, None)
         while len(ended) >= self.limits.done_max:

@@ -68,6 +68,10 @@ class Vectors:
             raise SpoolError(f"cannot write {name}: {error}") from error
         return Residual(file=name, n=n, crc32=crc, norm=norm, version=version)
 
+    def forget(self, written: Residual) -> None:
+        """A vector that no ledger will name."""
+        self._disk.remove(written.file)
+
     def with_content(self, old: Residual | None, sent: Decoded, kind: str = "residual-") -> Residual:
         """A new vector: the old one and a payload's, such as the residual with an update that is given back."""
         squares = 0.0

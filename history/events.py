@@ -34,6 +34,9 @@ coordinator
   round_closed      round, version, merged, missing: [agent], reason, wall_s
   evaluated         version, round, accuracy (null: a regression), loss, samples, per_class: [...],
                     metrics: {f1, mse, perplexity}, confusion: [[...]] (true, predicted; at most 32 classes)
+  tested_locally    agent, task, round (null: the survey at the end), version, received: {samples, loss, answers,
+                    correct} or null, personal: the same or null      (a device's own tests, as it says)
+  drift             version, round, updates: [{task, agent, norm, cosine (null: a zero vector)}]
   waiting           round, have, want, need (updates of the version that is made),
                     for: [{agent, phase, since_s, until_s, task, version, heard_s}]   (at most one in 5 s)
   message_refused   agent, topic, reason, bytes, count
@@ -51,6 +54,7 @@ agent
   spooled           task, sha256                      sent             task, payload_bytes, chunks, resent
   acked             task, sha256                      settled          task, outcome, residual_norm
   cancelled         task, reason                      failed           task, reason
+  surveyed          task, figures: {version, received, personal}
   message_refused   topic, reason                     agent_stopped    reason, peak_rss_bytes
   traffic           mqtt_sent, mqtt_received, wire_sent, wire_received, wire      (bytes since the boot, at most one
                     in 5 s and one at the end; `wire` is where the wire's two figures come from, empty: nowhere)

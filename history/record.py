@@ -210,6 +210,41 @@ class Evaluation:
 
 
 @dataclass(slots=True)
+class LocalTest:
+    """What one model came to on a device's own tests, as the device says and the coordinator found plausible."""
+
+    samples: int
+    loss: float
+    accuracy: float | None  # a regression has none
+
+
+@dataclass(slots=True)
+class LocalEvaluation:
+    """A version on one device's own tests, beside the model that the device made of it."""
+
+    agent: str
+    version: int
+    round: int | None  # None: the survey at the end
+    received: LocalTest | None
+    personal: LocalTest | None
+
+    @property
+    def used(self) -> LocalTest | None:
+        """The model that this device would use."""
+        return self.personal if self.personal is not None else self.received
+
+
+@dataclass(slots=True)
+class Drift:
+    """How far one merged update went, and how much of it was the direction of its version's mean."""
+
+    version: int
+    agent: str
+    norm: float
+    cosine: float | None  # None: one of the two is zero
+
+
+@dataclass(slots=True)
 class FaultRecord:
     id: str
     kind: str = ""
@@ -249,6 +284,8 @@ class Record:
     tasks: dict[str, TaskRecord] = field(default_factory=dict)
     versions: list[VersionRecord] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
+    local: dict[tuple[str, int], LocalEvaluation] = field(default_factory=dict)  # by device and version
+    drift: dict[tuple[int, str], Drift] = field(default_factory=dict)  # by version and task
     faults: dict[str, FaultRecord] = field(default_factory=dict)
     lapses: list[Lapse] = field(default_factory=list)
     defects: list[Defect] = field(default_factory=list)

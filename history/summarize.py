@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from importlib import metadata
 
-from history import accounts, emulation, layers, privacy, verdict
+from history import accounts, emulation, layers, local, privacy, verdict
 from history import summary as s
 from history.checks import run_checks
 from history.compression import compressions
@@ -56,6 +56,7 @@ def summarize(record: Record, *, interrupted: bool = False) -> s.Summary:
         updates_lost=_lost(record),
         epsilon=_rounded(privacy.epsilon(record)),
         accuracy=tuple(curve(record)),
+        local=local.summary(record),
         data=record.data,
         baselines=record.baselines,
         devices=tuple(_devices(record)),

@@ -12,6 +12,7 @@ from history.baselines import Baselines
 from history.checks import CheckResult
 from history.compression import DeviceCompression
 from history.layers import BytesSummary
+from history.local import LocalSummary
 from history.verdict import EXIT_CODES, Judged, Verdict
 from topology.allotment import Allotment
 
@@ -153,6 +154,9 @@ class Summary(Struct, frozen=True, kw_only=True):
     updates_lost: int | None
     epsilon: float | None = None  # of (ε, δ), with merge: dp_fedavg
     accuracy: tuple[CurvePoint, ...]
+    local: LocalSummary | None = (
+        None  # the devices' own tests and their drift, where the topology asks for them
+    )
     data: Allotment | None
     baselines: Baselines | None = None  # once `edgerig baseline` has made them
     devices: tuple[DeviceSummary, ...]

@@ -14,7 +14,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from history import accounts, emulation, layers
+from history import accounts, emulation, layers, local
 from history.checks import CHECKS, CheckResult, run_checks
 from history.checks.nobody_starved import jain, shares
 from history.checks.progress_after_heal import recoveries
@@ -40,6 +40,17 @@ def metric(function: Metric) -> Metric:
     """Register a metric under its own name. It answers None when the history does not tell."""
     METRICS[function.__name__] = function
     return function
+
+
+for _figure in (
+    local.local_accuracy,
+    local.local_accuracy_min,
+    local.local_accuracy_variance,
+    local.worst_decile_accuracy,
+    local.received_accuracy,
+    local.personal_gain,
+):
+    metric(_figure)
 
 
 @metric

@@ -33,7 +33,7 @@ class ArtifactError(ValueError):
 class ParameterSpec(Struct, frozen=True, kw_only=True):
     """One tensor of the flat vector. `state` is not trained but kept (running statistics).
 
-    `nonnegative`: a variance. `local`: every device keeps its own values, which never travel (FedBN).
+    `nonnegative`: a variance. `local`: every device keeps its own values, which never travel (FedBN, local heads).
     """
 
     name: Name
@@ -98,6 +98,8 @@ class TrainingArtifact(Struct, frozen=True, kw_only=True):
     notes: Annotated[tuple[Annotated[str, Meta(max_length=512)], ...], Meta(max_length=64)] = field(
         default=()
     )
+    # First values of the local parameters, little-endian float32, one part after another (learning.travelling).
+    local_values: Annotated[bytes, Meta(max_length=ARTIFACT_BYTES_MAX)] = b""
 
     @property
     def size(self) -> int:
@@ -158,6 +160,18 @@ class TrainingArtifact(Struct, frozen=True, kw_only=True):
             raise ArtifactError(f"{self.size} parameters: at most {PARAMETERS_MAX} are trained")
         if not (math.isfinite(self.input.scale) and math.isfinite(self.input.offset)):
             raise ArtifactError("input scaling is not finite")
+        self._check_local()
+
+    def _check_local(self) -> None:
+        if not self.local_values:
+            return
+        size = sum(part.stop - part.start for part in self.local)
+        if len(self.local_values) != 4 * size:
+            raise ArtifactError(f"{len(self.local_values)} bytes of local values for {size} parameters")
+        if size == self.size:
+            raise ArtifactError("every parameter is local: nothing travels")
+        if not np.isfinite(np.frombuffer(self.local_values, "<f4")).all():
+            raise ArtifactError("a local parameter's first value is not finite")
 
 
 def flatten(artifact: TrainingArtifact, values: dict[str, npt.NDArray[Any]]) -> Flat:

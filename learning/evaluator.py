@@ -12,6 +12,7 @@ from msgspec import Struct, field
 from learning.artifact import ArtifactError, Flat, TrainingArtifact, unflatten
 from learning.session import INPUT_TYPES, open_session
 from learning.shard import Shard
+from learning.travelling import travelling
 
 Array = npt.NDArray[Any]
 
@@ -48,7 +49,10 @@ class Evaluator:
             raise ArtifactError(f"no evaluation for loss {artifact.loss!r}")
 
     def evaluate(self, flat_params: Flat) -> Evaluation:
-        """Loss and metrics of one version over the whole shard."""
+        """Loss and metrics over the whole shard: of a whole vector, or of a version as it travels."""
+        moving = travelling(self.artifact)
+        if flat_params.size == moving.size < self.artifact.size:
+            flat_params = moving.widen(flat_params)
         feeds: dict[str, Array] = {f"p:{n}": v for n, v in unflatten(self.artifact, flat_params).items()}
         total, samples = 0.0, 0
         classes = self.artifact.output_shape[-1] if self.artifact.output_shape else 0

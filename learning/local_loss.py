@@ -7,7 +7,7 @@ import numpy as np
 from learning.artifact import Flat, TrainingArtifact
 from learning.evaluator import Evaluator
 from learning.shard import Shard
-from learning.trainer import take_local
+from learning.travelling import put_local, travelling
 
 
 def local_loss(
@@ -26,8 +26,8 @@ def local_loss(
     if len(shard) > samples_max:
         drawn = np.sort(np.random.default_rng(seed).choice(len(shard), samples_max, replace=False))
         shard = Shard(np.asarray(shard.x[drawn]), np.asarray(shard.y[drawn]))
-    vector = np.array(parameters, np.float32)
-    take_local(artifact, vector, own)
+    vector = travelling(artifact).widen(parameters)
+    put_local(artifact, vector, own)
     # The batch of the training: a device that can train it can evaluate it.
     found = Evaluator(artifact, shard, artifact.batch_size, threads).evaluate(vector)
     return found.loss, found.samples

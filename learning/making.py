@@ -18,8 +18,11 @@ from learning.artifact import Flat, InputSpec, TrainingArtifact
 from learning.autodiff import AutodiffError, build_training_graph, initial_parameters
 from learning.autodiff.observe import data_input
 from learning.datasets.base import Array, Dataset
+from learning.heads import head_names
+from learning.personal import KINDS
 from learning.plugins import load_plugins
 from learning.prepare import BASE_MB, Inspection, inspect, load_model, rehearse
+from learning.travelling import take_local
 from topology.plan import ModelPlan, Plan
 
 
@@ -52,8 +55,12 @@ def make_artifact(
         dropout=graph.dropout,
         name=plan.model,
     )
-    if graph.batch_norm == "local":
-        artifact = with_local(artifact, normalization(model))
+    initial = initial_parameters(model, artifact)
+    names = normalization(model) if graph.batch_norm == "local" else set()
+    personal = plan.personalization
+    if personal is not None and KINDS[personal.kind].heads:
+        names |= head_names(model, artifact, personal.head)
+    artifact = with_local(artifact, names, initial)
     if graph.batch_norm != "frozen" and not artifact.state:
         raise BindingError(
             f"model {plan.model}: batch_norm is {graph.batch_norm}, but there is no BatchNormalization in it: "
@@ -65,7 +72,7 @@ def make_artifact(
             "training mode, or remove the key"
         )
     rehearse(artifact)
-    return artifact, initial_parameters(model, artifact)
+    return artifact, initial
 
 
 def normalization(model: onnx.ModelProto) -> set[str]:
@@ -76,13 +83,15 @@ def normalization(model: onnx.ModelProto) -> set[str]:
     return {name for node in nodes for name in node.input[1:5]}
 
 
-def with_local(artifact: TrainingArtifact, names: Collection[str]) -> TrainingArtifact:
-    """The artifact with these parameters kept on the devices."""
+def with_local(artifact: TrainingArtifact, names: Collection[str], initial: Flat) -> TrainingArtifact:
+    """The artifact with these parameters kept on the devices, where they begin as in `initial`, a whole vector."""
     specs = [
         msgspec.structs.replace(spec, local=True) if spec.name in names else spec
         for spec in artifact.parameters
     ]
-    return msgspec.structs.replace(artifact, parameters=tuple(specs))
+    made = msgspec.structs.replace(artifact, parameters=tuple(specs))
+    own = take_local(made, initial)
+    return made if own is None else msgspec.structs.replace(made, local_values=own.astype("<f4").tobytes())
 
 
 def feed_of(graph: ModelPlan, model: onnx.ModelProto, dataset: Dataset | None) -> InputSpec | None:
@@ -187,10 +196,11 @@ def look(plan: Plan, model: onnx.ModelProto, dataset: Dataset | None) -> Inspect
 
 def step_mb(plan: Plan, artifact: TrainingArtifact, activation_bytes: int) -> float:
     """Estimated peak of an agent that trains this: onnxruntime, the version received, parameters, gradients, optimizer
-    state, SCAFFOLD's correction, activations forward and back, frozen layers.
+    state, SCAFFOLD's correction, a personal model, activations forward and back, frozen layers.
     """
     prox_or_exact = 0.5 if plan.compression.downlink.quantize == "fp16" else 1.0
-    beside = plan.training.optimizer.vectors + plan.merge.paired
+    personal = plan.personalization is not None and plan.personalization.kind == "ditto"
+    beside = plan.training.optimizer.vectors + plan.merge.paired + personal
     vectors = (2 + prox_or_exact + beside) * 4 * artifact.size
     frozen = 2 * len(artifact.training)
     return BASE_MB + (vectors + 2 * activation_bytes + frozen) / 1e6

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -22,6 +22,8 @@ from learning.optimizers import (
 )
 from learning.session import StepSession, peak_rss_mb
 from learning.shard import Shard
+from learning.travelling import put_local, take_local, travelling
+from wire.messages import LocalFigures
 
 Received = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 OnStep = Callable[[int, int], Any]
@@ -64,11 +66,12 @@ class TrainingSpec(Struct, frozen=True, kw_only=True):
 @dataclass(frozen=True)
 class Own:
     """What is a device's own, and goes from task to task: values of the artifact's `local` parts, one after another,
-    and the optimizer's state.
+    the optimizer's state, and a personal model beside the one that is shared (a whole vector).
     """
 
     local: Flat | None = None
     optimizer: OptimizerState | None = None
+    personal: Flat | None = None
 
 
 class TrainResult(Struct, kw_only=True):
@@ -86,10 +89,11 @@ class TrainResult(Struct, kw_only=True):
     wall_s: float
     peak_rss_mb: float
     own: Own = Own()
+    local: LocalFigures | None = None  # of the device's own tests, where they are asked for
 
 
 def batches(
-    samples: int, batch_size: int, steps: int, seed: int, last: LastBatch = "pad"
+    samples: int, batch_size: int, steps: int, seed: int | Sequence[int], last: LastBatch = "pad"
 ) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
     """Indices of each step's batch and how many of them count; epochs are reshuffled.
 
@@ -153,48 +157,40 @@ class Trainer:
         on_step: OnStep | None = None,
         correction: Flat | None = None,
         own: Own = Own(),
+        fixed: Sequence[slice] = (),
     ) -> TrainResult:
         """Train from `flat_params` (left untouched) and return the difference.
 
-        The received version may be float32 or float16; a version that travelled as float16 is best given as
-        it is, since it stays in memory as the anchor of the difference.
+        The received version is a travelling vector (learning.travelling), float32 or float16; one that travelled as
+        float16 is best given as it is, since it stays in memory as the anchor of the difference.
 
-        `correction` is added to every gradient (SCAFFOLD's c − cᵢ, learning.scaffold). `own`: what the device kept of
-        earlier tasks, used up by this one; what it is now is in the result, and counts once the update does.
+        `correction` is added to every gradient (SCAFFOLD's c − cᵢ, learning.scaffold), a travelling vector, too. `own`:
+        what the device kept of earlier tasks, used up by this one; what it is now is in the result, and counts once the
+        update does. `fixed`: parts of the whole vector that stay as they are.
         `on_step(step, steps)` is called after every step; False cancels with TrainingCancelled, its own
         exceptions pass through. Raises TrainingDiverged on a NaN or infinite loss, ArtifactError on
         contradictions.
         """
         artifact = self.artifact
-        if spec.batch_size != artifact.batch_size:
-            raise ArtifactError(
-                f"artifact prepared for batches of {artifact.batch_size}, asked for {spec.batch_size}"
-            )
-        if flat_params.shape != (artifact.size,) or flat_params.dtype not in (np.float32, np.float16):
-            raise ArtifactError(
-                f"got {flat_params.dtype} {flat_params.shape}, expected {artifact.size} float values"
-            )
+        if artifact.local and not artifact.local_values:
+            raise ArtifactError("local parameters without first values: prepare the run's folder again")
         began = time.monotonic()
-        work: Flat = flat_params.astype(np.float32)
-        take_local(artifact, work, own.local)
-        require_variances(artifact, work)
-        loop = _Loop(self, spec, work, flat_params, seed, correction, own.optimizer)
-        steps = self.steps(spec)
-        for index, (chosen, real) in enumerate(
-            batches(len(self.shard), spec.batch_size, steps, seed, self.last_batch(spec)), start=1
-        ):
-            loop.step(chosen, real)
-            if on_step is not None and on_step(index, steps) is False:
-                raise TrainingCancelled(f"cancelled after step {index} of {steps}")
-        require_variances(artifact, work)
-        kept = Own(give_local(artifact, work, flat_params), loop.optimizer.state() if spec.keep else None)
-        subtract(work, flat_params)
-        if not is_finite(work):
+        moving = travelling(artifact)
+        work = moving.widen(flat_params)
+        put_local(artifact, work, own.local)
+        loop = self.fit(
+            work, spec, seed, self.steps(spec), anchor=flat_params, on_step=on_step, correction=correction,
+            optimizer=own.optimizer, fixed=fixed,
+        )  # fmt: skip
+        kept = Own(take_local(artifact, work), loop.optimizer.state() if spec.keep else None, own.personal)
+        delta = moving.cut(work)
+        subtract(delta, flat_params)
+        if not is_finite(delta):
             raise TrainingDiverged("the trained parameters are not finite; lower the learning rate")
         return TrainResult(
-            delta=work,
+            delta=delta,
             samples=loop.samples,
-            steps=steps,
+            steps=len(loop.times),
             loss_mean=loop.loss_sum / loop.samples,
             loss_sum=loop.loss_sum,
             accuracy=loop.correct / loop.samples if artifact.counts_correct else None,
@@ -205,28 +201,34 @@ class Trainer:
             own=kept,
         )
 
-
-def take_local(artifact: TrainingArtifact, work: Flat, own: Flat | None) -> None:
-    """Put a device's own values in the place of received ones; of another model's layout nothing is taken."""
-    parts = artifact.local
-    if own is None or own.size != sum(part.stop - part.start for part in parts):
-        return
-    start = 0
-    for part in parts:
-        size = part.stop - part.start
-        work[part] = own[start : start + size]
-        start += size
-
-
-def give_local(artifact: TrainingArtifact, work: Flat, received: Received) -> Flat | None:
-    """Take a device's own values out of what was trained: of them nothing may be sent."""
-    parts = artifact.local
-    if not parts:
-        return None
-    own: Flat = np.concatenate([work[part] for part in parts])
-    for part in parts:
-        work[part] = received[part]
-    return own
+    def fit(
+        self,
+        work: Flat,
+        spec: TrainingSpec,
+        seed: int | Sequence[int],
+        steps: int,
+        *,
+        anchor: Received,
+        on_step: OnStep | None = None,
+        correction: Flat | None = None,
+        optimizer: OptimizerState | None = None,
+        fixed: Sequence[slice] = (),
+    ) -> Loop:
+        """Train a whole vector in place. `anchor`, a travelling vector, is what a proximal term pulls to."""
+        if spec.batch_size != self.artifact.batch_size:
+            raise ArtifactError(
+                f"artifact prepared for batches of {self.artifact.batch_size}, asked for {spec.batch_size}"
+            )
+        require_variances(self.artifact, work)
+        loop = Loop(self, spec, work, anchor, seed, correction, optimizer, fixed)
+        for index, (chosen, real) in enumerate(
+            batches(len(self.shard), spec.batch_size, steps, seed, self.last_batch(spec)), start=1
+        ):
+            loop.step(chosen, real)
+            if on_step is not None and on_step(index, steps) is False:
+                raise TrainingCancelled(f"cancelled after step {index} of {steps}")
+        require_variances(self.artifact, work)
+        return loop
 
 
 def require_variances(artifact: TrainingArtifact, values: Flat) -> None:
@@ -238,8 +240,12 @@ def require_variances(artifact: TrainingArtifact, values: Flat) -> None:
             )
 
 
-class _Loop:
-    """The state of one task: buffers, optimizer, running sums."""
+def _words(seed: int | Sequence[int]) -> Sequence[int]:
+    return [seed] if isinstance(seed, int) else seed
+
+
+class Loop:
+    """The state of one stretch of steps: buffers, optimizer, running sums."""
 
     def __init__(
         self,
@@ -247,11 +253,13 @@ class _Loop:
         spec: TrainingSpec,
         work: Flat,
         anchor: Received,
-        seed: int,
+        seed: int | Sequence[int],
         correction: Flat | None,
         optimizer: OptimizerState | None,
+        fixed: Sequence[slice],
     ) -> None:
         self.correction = correction
+        self.fixed = [(part, work[part].copy()) for part in fixed]
         self.shard, self.spec, self.work, self.anchor = trainer.shard, spec, work, anchor
         self.grad = np.empty_like(work)
         self.session = StepSession(trainer.artifact, work, self.grad, trainer.threads)
@@ -259,8 +267,9 @@ class _Loop:
         if spec.keep and optimizer is not None:
             self.optimizer.take(optimizer)
         self.state = trainer.artifact.state
-        self.local = [part for part in trainer.artifact.local if part not in self.state]
-        self.noise = np.random.Generator(np.random.PCG64([seed, NOISE_STREAM]))
+        # What is the device's own is pulled nowhere and corrected by nothing: nobody else has anything of it.
+        self.moving = travelling(trainer.artifact).pairs
+        self.noise = np.random.Generator(np.random.PCG64([*_words(seed), NOISE_STREAM]))
         self.samples = 0
         self.loss_sum = self.correct = 0.0
         self.times: list[float] = []
@@ -282,20 +291,17 @@ class _Loop:
         # New running statistics came where gradients come. They are taken over, and count nothing as
         # gradients.
         kept = [self.grad[part].copy() for part in self.state]
-        if spec.prox_mu:
-            # What is the device's own is pulled nowhere: the received values of it mean nothing.
-            own = [self.grad[part].copy() for part in self.local]
-            add_proximal(self.grad, self.work, self.anchor, spec.prox_mu)
-            for part, value in zip(self.local, own, strict=True):
-                self.grad[part] = value
+        for whole, moved in self.moving if spec.prox_mu else ():
+            add_proximal(self.grad[whole], self.work[whole], self.anchor[moved], spec.prox_mu)
         if self.correction is not None:
-            self.grad += self.correction
-        for part in self.state:
+            for whole, moved in self.moving:
+                self.grad[whole] += self.correction[moved]
+        for part in (*self.state, *(part for part, _ in self.fixed)):
             self.grad[part] = 0.0
         if spec.clip_norm is not None:
             clip_by_global_norm(self.grad, spec.clip_norm)
         self.optimizer.step(self.work, self.grad, spec.lr)
-        for part, value in zip(self.state, kept, strict=True):
+        for part, value in (*self.fixed, *zip(self.state, kept, strict=True)):
             self.work[part] = value
         self.loss_sum += loss
         self.correct += float(session.correct)

@@ -26,6 +26,8 @@ TRAIN = {
     "momentum": 0.9,
     "nesterov": True,
     "weight_decay": 0.0001,
+    "personal": {"kind": "ditto", "steps": 40, "proximal": 0.5},
+    "evaluate": True,
 }
 UPLINK = {
     "chain": {
@@ -44,10 +46,15 @@ REPORT = {
     "peak_rss_bytes": 91_000_000, "residual_norm": 1.25, "raw_bytes": 827_688,
 }  # fmt: skip
 ONE: dict[str, Any] = {"task": "r3-t12"}
+FIGURES = {
+    "version": 7,
+    "received": {"samples": 120, "loss": 0.75, "answers": 120, "correct": 90},
+    "personal": {"samples": 120, "loss": 0.25, "answers": 120, "correct": 114},
+}
 EXAMPLES: dict[str, dict[str, Any]] = {
     "task": {
         **ONE, "round": 3, "model": MODEL, "graph": GRAPH, "train": TRAIN, "uplink": UPLINK, "seed": 2**62,
-        "deadline_s": 60.0, "control": CONTROL, "probe": 256,
+        "deadline_s": 60.0, "control": CONTROL, "probe": 256, "survey": True,
     },
     "grant": {**ONE, "sha256": SHA, "chunk_bytes": 6_250, "window_bytes": 25_000, "missing": [3, 17]},
     "ack": {**ONE, "sha256": SHA},
@@ -59,7 +66,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "boot": "b-1", "version": 6, "version_sha256": OTHER, "task": "r3-t12", "unsettled": ["r2-t8"], "samples": 600,
         "spool": [{"task": "r2-t9", "sha256": SHA, "bytes": 2_800}], "software": "edgerig 0.1",
     },
-    "offer": {**ONE, "sha256": SHA, "bytes": 2_800, "report": REPORT},
+    "offer": {**ONE, "sha256": SHA, "bytes": 2_800, "report": {**REPORT, "local": FIGURES}},
+    "surveyed": {"task": "survey-v7", "figures": FIGURES},
     "progress": {**ONE, "phase": "uploading", "done": 3, "total": 11},
     "probed": {"task": "p3-v2-e1", "loss": 2.25, "samples": 256, "fetch_bytes": 9_100},
     "failed": {**ONE, "reason": "the loss became NaN"},

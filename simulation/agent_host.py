@@ -28,6 +28,7 @@ from simulation.clock import Clock
 from simulation.disk import ForgetfulDisk, PowerCut
 from simulation.habits import Habits
 from topology.plan import AgentConfig
+from wire import messages as m
 from wire.codecs import model as versions
 
 SAMPLES = 100
@@ -76,6 +77,12 @@ class SimulatedJobs(Jobs):
         if self.host.happens(self.host.habits.fail):
             raise WorkError("the loss became NaN")
         return self.host.rng.uniform(0.1, 3.0), SAMPLES
+
+    def survey(self, job: a.Survey, on_step: OnStep) -> m.LocalFigures:
+        if self.host.happens(self.host.habits.fail):
+            raise WorkError("not enough memory")
+        tested = m.Measured(samples=SAMPLES, loss=1.0, answers=SAMPLES, correct=SAMPLES // 2)
+        return m.LocalFigures(version=self._version(), received=tested)
 
     def layout(self, *, bypass: bool) -> Layout:
         return Layout()

@@ -30,6 +30,7 @@ CHAINS = (
     CodecSpec(rotate="hadamard", quantize="eden", bits=2, entropy="none"),
 )
 PARAMETERS = 300
+SURVEY_TURN = 4
 AGENTS = 4
 # A run of four rounds ends within some hundred seconds; with every fault and extension within 2,000.
 ECHO_S = (1.0, 4.0)  # a killed device of the world that aims is back within three seconds
@@ -53,7 +54,8 @@ def make_config(seed: int, schedule: str = "") -> CoordinatorConfig:
         rounds=VERSIONS[name],
         samples_max=SAMPLES,
         parameters=PARAMETERS,
-        train=m.TrainSpec(local_epochs=1, batch_size=16, lr=0.1),
+        # Some runs end with a survey: devices test the last version on their own data.
+        train=m.TrainSpec(local_epochs=1, batch_size=16, lr=0.1, evaluate=seed % 5 == SURVEY_TURN),
         # By turns of the schedules: each of them meets every chain.
         uplink=UplinkPlan(chain=CHAINS[seed // len(TURNS) % len(CHAINS)]),
         policy=policy,

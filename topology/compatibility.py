@@ -18,7 +18,20 @@ SPARSE = frozenset({"top_k", "random_k", "ternary", "threshold", "stc", "dgc"})
 BY_ORDER = frozenset({"median", "trimmed_mean", "krum"})
 SERVER_MOMENTUM = frozenset({"fedavgm", "fedadam", "fedyogi"})
 WITHOUT_ROUNDS = frozenset({"buffered", "asynchronous", "tiered", "fedat"})
-LOCAL_HEADS = frozenset({"fedper", "fedrep", "local_head"})
+LOCAL_HEADS = frozenset({"fedper", "fedrep"})
+# Of the coordinator's test data, on the model that all devices share.
+GLOBAL_METRICS = frozenset(
+    {
+        "accuracy",
+        "best_accuracy",
+        "loss",
+        "f1",
+        "mse",
+        "perplexity",
+        "worst_class_accuracy",
+        "largest_confusion",
+    }
+)
 
 
 class Refusal(NamedTuple):
@@ -118,10 +131,40 @@ REFUSALS: tuple[Refusal, ...] = (
     ),
     Refusal(
         ("personalization", LOCAL_HEADS),
-        ("expect", frozenset({"accuracy", "best_accuracy"})),
+        ("expect", GLOBAL_METRICS),
         ("expect",),
         "with local heads the global model has no trained head of its own: its accuracy says nothing",
-        "expect a figure of the devices instead",
+        "expect a figure of the devices instead: local_accuracy, worst_decile_accuracy",
+    ),
+    Refusal(
+        ("personalization", LOCAL_HEADS),
+        ("training", frozenset({"stop_at_accuracy"})),
+        ("training", "stop_at_accuracy"),
+        "with local heads the global model has no trained head of its own: its accuracy is never reached",
+        "leave it out, and write the rounds that you want",
+    ),
+    Refusal(
+        ("personalization", LOCAL_HEADS | {"ditto"}),
+        ("optimizer", frozenset({"keep"})),
+        ("training", "optimizer", "keep"),
+        "a kept optimizer state would go from the steps of one part of the model into those of another",
+        "leave keep out",
+    ),
+    Refusal(
+        ("personalization", frozenset({"fedrep"})),
+        ("merge", frozenset({"scaffold"})),
+        ("merge", "kind"),
+        "SCAFFOLD's control variates are means of a device's gradients, and those of FedRep are taken under another "
+        "head in every task",
+        "personalization: {kind: ditto}, or merge: {kind: fedavg}",
+    ),
+    Refusal(
+        ("merge", frozenset({"dp_fedavg"})),
+        ("evaluation", frozenset({"local"})),
+        ("evaluation", "local"),
+        "how many of its test samples a device gets right travels as it is, and the privacy that is accounted for does "
+        "not cover it",
+        "evaluation: {local: false}",
     ),
 )
 
@@ -144,10 +187,12 @@ def facts(topology: Topology) -> Facts:
             optimizer.kind,
             *({"momentum"} if optimizer.momentum else ()),
             *({"nesterov"} if optimizer.nesterov else ()),
+            *({"keep"} if optimizer.keep else ()),
         },
-        "training": {key for key in ("proximal", "clip_norm") if getattr(training, key)},
+        "training": {key for key in ("proximal", "clip_norm", "stop_at_accuracy") if getattr(training, key)},
         "model": {f"batch_norm_{topology.model.batch_norm}"},
-        "personalization": _words(getattr(topology, "personalization", None)),
+        "personalization": {topology.personalization.kind} if topology.personalization else set(),
+        "evaluation": {"local"} if topology.tests_locally else set(),
         "expect": {str(metric) for metric in topology.expect},
     }
     return {name: frozenset(found) for name, found in words.items()}

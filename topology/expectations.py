@@ -52,8 +52,25 @@ METRICS: dict[str, Metric] = {
     "lapses": Metric("limits that were not held"),
     "faults_applied": Metric("faults that were applied and verified"),
     "recovery_s": Metric("longest time from the end of a fault to the next version, in seconds"),
+    "local_accuracy": Metric("accuracy on the devices' own tests, mean over devices, 0 to 1", 1.0),
+    "local_accuracy_min": Metric("the same of the worst device", 1.0),
+    "local_accuracy_variance": Metric("the same: variance over devices", 1.0),
+    "worst_decile_accuracy": Metric("the same: mean of the worst tenth of the devices", 1.0),
+    "received_accuracy": Metric("of the shared model on the devices' own tests, mean over devices", 1.0),
+    "personal_gain": Metric("local_accuracy less received_accuracy", 1.0),
     "fairness": Metric("Jain's index of the devices' merged updates, 0 to 1", 1.0),
 }
+# Of the devices' own tests (`evaluation: {local: true}`): of their personal models, where they have any.
+LOCAL_METRICS = frozenset(
+    {
+        "local_accuracy",
+        "local_accuracy_min",
+        "local_accuracy_variance",
+        "worst_decile_accuracy",
+        "received_accuracy",
+        "personal_gain",
+    }
+)
 # Judged by history.checks, under the same names: `pass` is the one thing that may be expected of them, and a check
 # that cannot tell does not pass.
 CHECKS: dict[str, str] = {

@@ -23,6 +23,9 @@ PARAMETERS: Mapping[str, int] = {
 # Training samples per data set; None: only known once it has been loaded, or as many as are asked for.
 TRAIN_SAMPLES: Mapping[str, int | None] = {"mnist": 60_000, "mnist-mini": 10_000, "sensors": None}
 
+# Kinds of `learning.personal`, on every device; a device refuses one that it does not know.
+PERSONALIZATIONS = ("fedper", "fedrep", "ditto", "fine_tune")
+
 PARTITIONS = ("iid", "dirichlet", "shards", "quantity", "natural", "feature-drift")
 
 MODEL_PLUGINS, DATASET_PLUGINS, PARTITION_PLUGINS = (

@@ -72,10 +72,22 @@ class ControlRef(Struct, frozen=True, kw_only=True):
     chain: CodecSpec = CodecSpec(quantize="fp16")
 
 
+class Personal(Struct, frozen=True, kw_only=True):
+    """What a device trains for itself beside the update (`learning.personal`); a number of another kind means nothing.
+
+    `steps`: of the personal part, None: as many as the task's own. `proximal`: ditto's λ.
+    """
+
+    kind: Annotated[str, Meta(min_length=1, max_length=64, pattern="^[a-z0-9][a-z0-9_.-]*$")]
+    steps: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
+    proximal: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+
+
 class TrainSpec(Struct, frozen=True, kw_only=True):
     """How one task trains (learning.trainer.TrainingSpec has the same fields); `lr` is this round's.
 
     `local_steps` goes before `local_epochs`. `keep`: the optimizer's state is the device's own from task to task.
+    `evaluate`: test the version, and the personal model, on the device's own test data and send the figures.
     """
 
     local_epochs: Annotated[int, Meta(ge=1, le=10_000)] = 1
@@ -93,6 +105,8 @@ class TrainSpec(Struct, frozen=True, kw_only=True):
     clip_norm: float | None = None
     prox_mu: float = 0.0
     keep: bool = False
+    personal: Personal | None = None
+    evaluate: bool = False
 
 
 class UplinkSpec(Struct, frozen=True, kw_only=True):
@@ -107,7 +121,10 @@ class UplinkSpec(Struct, frozen=True, kw_only=True):
 
 
 class Task(_Message, frozen=True, kw_only=True, tag="task"):
-    """Train on `model` and offer an update before `deadline_s` (seconds from now) has passed."""
+    """Train on `model` and offer an update before `deadline_s` (seconds from now) has passed.
+
+    `survey`: only test it on the device's own data, and say so with a `Surveyed`; nothing is trained for an update.
+    """
 
     task: Name
     round: Count
@@ -121,6 +138,7 @@ class Task(_Message, frozen=True, kw_only=True, tag="task"):
     probe: Annotated[int, Meta(ge=0, le=1_000_000)] = (
         0  # not an update: the loss on so many samples at most, `Probed`
     )
+    survey: bool = False
 
 
 class Grant(_Message, frozen=True, kw_only=True, tag="grant"):
@@ -202,6 +220,27 @@ class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
     power: Power | None = None  # None: on mains
 
 
+class Measured(Struct, frozen=True, kw_only=True):
+    """One model on a device's own test data. `answers`: what `correct` is counted of, of a sequence one per element."""
+
+    samples: Annotated[int, Meta(ge=1, le=1_000_000_000)]
+    loss: Annotated[float, Meta(ge=0, le=1e9)]
+    answers: Count = 0
+    correct: Count | None = None  # a regression has none
+
+
+class LocalFigures(Struct, frozen=True, kw_only=True):
+    """What a version came to on one device's own test data, and what the device made of it for itself.
+
+    `received`: the version as it came; None with local heads, where it has no head. `personal`: None without
+    personalisation. A figure that is not finite is not sent.
+    """
+
+    version: Annotated[int, Meta(ge=0, le=1 << 40)]
+    received: Measured | None = None
+    personal: Measured | None = None
+
+
 class Report(Struct, frozen=True, kw_only=True):
     """What the training of one task was like; journalled with the update."""
 
@@ -218,6 +257,7 @@ class Report(Struct, frozen=True, kw_only=True):
     residual_share: float = (
         1.0  # of the residual before: less than all when it was old, 0 when it was dropped
     )
+    local: LocalFigures | None = None
 
 
 class Offer(_Message, frozen=True, kw_only=True, tag="offer"):
@@ -255,6 +295,13 @@ class Probed(_Message, frozen=True, kw_only=True, tag="probed"):
     fetch_bytes: Count = 0  # what the device had to fetch for it
 
 
+class Surveyed(_Message, frozen=True, kw_only=True, tag="surveyed"):
+    """The answer to a task that is a survey."""
+
+    task: Name
+    figures: LocalFigures
+
+
 class Ask(_Message, frozen=True, kw_only=True, tag="ask"):
     """Outcomes wanted for these tasks (the agent's own timer never settles)."""
 
@@ -269,7 +316,7 @@ class Status(_Message, frozen=True, kw_only=True, tag="status"):
 
 
 Down = Task | Grant | Ack | Outcome | Cancel | Resync | Finish
-Up = Hello | Offer | Progress | Failed | Probed | Ask | Status
+Up = Hello | Offer | Progress | Failed | Probed | Surveyed | Ask | Status
 
 _encoder = msgspec.msgpack.Encoder()
 _down = msgspec.msgpack.Decoder(Down)

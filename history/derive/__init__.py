@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from history.derive import agent, coordinator, host, power  # noqa: F401 (power registers with host)
+from history.derive import agent, coordinator, host, local, power  # noqa: F401 (local and power register with the others)
 from history.derive.handlers import Handler
 from history.derive.lapses import add_lapses
 from history.events import Event

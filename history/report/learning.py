@@ -16,6 +16,13 @@ PLOTTED_MAX = 100  # devices
 
 def headline(summary: Summary) -> tuple[str, str, str]:
     """Name, value and what stands below: the first figure of the report."""
+    if summary.local is not None and summary.local.personal is not None:
+        own = summary.local.personal
+        return (
+            "Accuracy on own tests",
+            units.percent(own.mean),
+            f"worst tenth {units.percent(own.worst_decile)}",
+        )
     if summary.final_accuracy is None and summary.final_loss is not None:
         return "Test loss", units.plain(summary.final_loss), "a regression has no accuracy"
     return "Test accuracy", units.percent(summary.final_accuracy), f"loss {units.plain(summary.final_loss)}"

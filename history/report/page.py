@@ -9,7 +9,7 @@ import msgspec
 
 from history import units
 from history.record import Record
-from history.report import chart, compression, learning, tables, timeline
+from history.report import chart, compression, learning, local, tables, timeline
 from history.report.markup import Child, Markup, join, tag
 from history.summary import Summary
 
@@ -79,7 +79,10 @@ def _began(summary: Summary) -> str:
 def _story(summary: Summary) -> str:
     """The run in a sentence or two."""
     reached = "without an evaluation"
-    if summary.final_accuracy is not None:
+    own = summary.local.personal if summary.local is not None else None
+    if own is not None:
+        reached = f"to {units.percent(own.mean)} on the devices' own tests"
+    elif summary.final_accuracy is not None:
         reached = f"to {units.percent(summary.final_accuracy)}"
     elif summary.final_loss is not None:
         reached = f"to a test loss of {units.plain(summary.final_loss)}"
@@ -131,6 +134,7 @@ def _sections(record: Record, summary: Summary) -> list[Markup]:
             if summary.baselines is not None
             else []
         ),
+        *([_section("Own tests", *own, intro=local.INTRO)] if (own := local.sections(summary)) else []),
         _section("Data", *learning.data(summary), intro=learning.describe(summary)),
         _section("Timeline", timeline.draw(record), intro=_TIMELINE_INTRO),
         _section("Rounds", tables.rounds(record, summary)),

@@ -369,12 +369,25 @@ class World:
         agent.in_hand = task
         boot = agent.boot
         self.from_agent(agent, m.Progress(task=task.task, phase="training", done=0, total=10))
+        if task.survey:
+            self.later(self.uniform(self.habits.train_s), lambda: self.tested(agent, task, boot))
+            return
         duration = self.uniform(self.habits.train_s)
         if self.chance(self.habits.kill):
             self.later(self.rng.uniform(0, duration), lambda: self.kill(agent))
         if self.chance(self.habits.forget_broker):
             self.later(self.rng.uniform(0, duration), self.reconnect)
         self.later(duration, lambda: self.trained(agent, task, boot))
+
+    def tested(self, agent: ModelAgent, task: a.SendTask, boot: str) -> None:
+        if not agent.up or agent.boot != boot or agent.in_hand is not task:
+            return
+        agent.in_hand = None
+        if self.chance(self.habits.fail):
+            self.from_agent(agent, m.Failed(task=task.task, reason="no memory"))
+            return
+        figures = m.LocalFigures(version=task.version, received=m.Measured(samples=10, loss=1.0, answers=10))
+        self.from_agent(agent, m.Surveyed(task=task.task, figures=figures))
 
     def trained(self, agent: ModelAgent, task: a.SendTask, boot: str) -> None:
         if not agent.up or agent.boot != boot or agent.in_hand is not task:

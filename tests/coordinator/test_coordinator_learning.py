@@ -7,6 +7,7 @@ import pytest
 
 from coordinator.config import CoordinatorConfig, from_plan, train_spec
 from learning.trainer import TrainingSpec
+from topology.allotment import Allotment, Share
 from topology.compile import compile_topology
 from topology.plan import Plan
 from topology.validate import parse_topology
@@ -34,7 +35,7 @@ def test_every_key_of_training_reaches_the_device() -> None:
         "{rounds: 3, local_steps: 7, batch_size: 8, last_batch: drop, clip_norm: 2.5, proximal: 0.1, "
         "optimizer: {kind: adamw, lr: 0.01, weight_decay: 0.02, beta1: 0.8, beta2: 0.9, epsilon: 0.001, keep: true}}"
     )
-    spec = train_spec(plan_of(written).training)
+    spec = train_spec(plan_of(written))
     assert spec == TrainSpec(
         local_steps=7,
         batch_size=8,
@@ -55,12 +56,12 @@ def test_every_key_of_training_reaches_the_device() -> None:
         TrainingSpec,
         from_attributes=True,
     )
-    assert msgspec.to_builtins(local) == msgspec.to_builtins(spec)
+    assert msgspec.to_builtins(spec) == {**msgspec.to_builtins(local), "personal": None, "evaluate": False}
 
 
 def test_an_order_names_nothing_that_a_trainer_does_not_know() -> None:
     names = [{field.name for field in msgspec.structs.fields(kind)} for kind in (TrainSpec, TrainingSpec)]
-    assert names[0] == names[1]
+    assert names[0] - {"personal", "evaluate"} == names[1]  # those two are `learning.personal`'s
 
 
 @pytest.mark.parametrize(
@@ -86,4 +87,7 @@ def test_the_largest_shard_bounds_what_a_device_may_claim() -> None:
     """Sizes differ: the mean would cut the largest device's weight."""
     plan = plan_of("{rounds: 1}")
     assert from_plan(plan, 10).samples_max == 100
-    assert from_plan(plan, 10, samples_max=133).samples_max == 133
+    shares = tuple(Share(device=f"d-{n}", samples=n, test_samples=n // 3) for n in (67, 133))
+    table = Allotment(dataset="m", origin="", partition="iid", test_samples=1, shares=shares)
+    assert from_plan(plan, 10, table).test_samples == {"d-67": 22, "d-133": 44}
+    assert from_plan(plan, 10, table).samples_max == 133

@@ -46,9 +46,9 @@ def keep(spool: Spool, task: str, seed: int, own: Own | None = None) -> None:
 
 
 def own_of(seed: int, kind: str = "adam") -> Own:
-    """Parameters that never travel, and an optimizer's state."""
+    """Parameters that never travel, a personal model, and an optimizer's state."""
     vectors = (delta(seed), delta(seed + 1)) if kind == "adam" else (delta(seed),)
-    return Own(local=delta(seed, 7), optimizer=OptimizerState(kind, seed, vectors))
+    return Own(local=delta(seed, 7), personal=delta(seed, 11), optimizer=OptimizerState(kind, seed, vectors))
 
 
 def hold(spool: Spool, version: int) -> None:
@@ -95,9 +95,13 @@ def snapshot(spool: Spool) -> tuple[object, ...]:
 
 
 def own_bytes(own: Own) -> tuple[object, ...]:
-    local = None if own.local is None else own.local.tobytes()
+    local, personal = (None if v is None else v.tobytes() for v in (own.local, own.personal))
     state = own.optimizer
-    return local, state and (state.kind, state.count, [vector.tobytes() for vector in state.vectors])
+    return (
+        local,
+        personal,
+        state and (state.kind, state.count, [vector.tobytes() for vector in state.vectors]),
+    )
 
 
 def reference() -> tuple[list[tuple[object, ...]], list[int]]:

@@ -16,7 +16,7 @@ GATHERED_BYTES_MAX = 2 << 30
 GATHERING = frozenset({"median", "trimmed_mean", "krum"})
 
 
-@check("merge", "policy", "compression", "training", "model", "expect")
+@check("merge", "policy", "compression", "training", "model", "expect", "personalization", "evaluation")
 def sections_go_together(topology: Topology) -> Iterator[Problem]:
     for row in refusals(topology):
         yield Problem(row.path, row.reason, row.hint)

@@ -18,6 +18,7 @@ from topology.compile.devices import (
 from topology.compile.faults import compile_faults
 from topology.compile.learning import compile_data, compile_model, compile_training
 from topology.compile.merge import compile_merge
+from topology.compile.personalization import compile_evaluation, compile_personalization
 from topology.compile.policy import compile_policy
 from topology.errors import TopologyError, TopologyErrors, join_path
 from topology.host import Host, host_problems
@@ -71,6 +72,8 @@ def compile_topology(
         training=compile_training(topology),
         policy=compile_policy(topology),
         merge=compile_merge(topology),
+        personalization=compile_personalization(topology),
+        evaluation=compile_evaluation(topology),
         compression=compile_compression(topology),
         faults=compile_faults(topology),
         expect=tuple(

@@ -36,6 +36,7 @@ from topology.plan.learning import (
     TrainingPlan,
 )
 from topology.plan.merge import MergePlan
+from topology.plan.personalization import EvaluationPlan, PersonalPlan
 from topology.plan.policy import PolicyKind, PolicyPlan, SelectionPlan, StalenessPlan
 from topology.plan.run import PLAN_SCHEMA, Expectation, Plan, Runtime, dump_plan, load_plan
 
@@ -46,6 +47,7 @@ __all__ = [
     "CompressionPlan",
     "DataPlan",
     "DevicePlan",
+    "EvaluationPlan",
     "Expectation",
     "FaultParams",
     "FaultPlan",
@@ -56,6 +58,7 @@ __all__ = [
     "NetworkPlan",
     "OptimizerPlan",
     "PartitionPlan",
+    "PersonalPlan",
     "Plan",
     "PolicyKind",
     "PolicyPlan",

@@ -13,6 +13,7 @@ from topology.plan.devices import DevicePlan, NetworkPlan, Tolerance
 from topology.plan.faults import FaultPlan
 from topology.plan.learning import DataPlan, ModelPlan, TrainingPlan
 from topology.plan.merge import MergePlan
+from topology.plan.personalization import EvaluationPlan, PersonalPlan
 from topology.plan.policy import PolicyPlan
 
 PLAN_SCHEMA = 1
@@ -43,6 +44,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     training: TrainingPlan
     policy: PolicyPlan
     merge: MergePlan = field(default_factory=MergePlan)
+    personalization: PersonalPlan | None = None
+    evaluation: EvaluationPlan = field(default_factory=EvaluationPlan)
     compression: CompressionPlan
     faults: tuple[FaultPlan, ...] = ()
     expect: tuple[Expectation, ...] = ()

@@ -14,6 +14,7 @@ from topology.schema.devices import DeviceGroup, LinkSpec, Network, ToleranceSpe
 from topology.schema.learning import Optimizer, Schedule, Training
 from topology.schema.merge import Merge
 from topology.schema.model import Feed, Model
+from topology.schema.personalization import Evaluation, Personalization
 from topology.schema.policy import Policy, Staleness
 from topology.schema.run import Topology
 
@@ -25,6 +26,7 @@ __all__ = [
     "Data",
     "DeviceGroup",
     "Downlink",
+    "Evaluation",
     "Feed",
     "LinkSpec",
     "Merge",
@@ -32,6 +34,7 @@ __all__ = [
     "Network",
     "Optimizer",
     "Partition",
+    "Personalization",
     "Policy",
     "Schedule",
     "Sparsify",

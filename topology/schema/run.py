@@ -16,6 +16,7 @@ from topology.schema.faults import Fault
 from topology.schema.learning import Training
 from topology.schema.merge import Merge
 from topology.schema.model import Model
+from topology.schema.personalization import Evaluation, Personalization
 from topology.schema.policy import Policy
 
 MetricName = Annotated[str, one_of(METRICS, "metric")]
@@ -36,11 +37,19 @@ class Topology(Strict):
     training: Training
     policy: Policy = Policy()
     merge: Merge = Merge()
+    personalization: Personalization | None = None
+    evaluation: Evaluation = Evaluation()
     compression: Annotated[Compression, BeforeValidator(expand)] = Compression()
     faults: Annotated[list[Fault], Field(max_length=1000)] = []  # noqa: RUF012 (pydantic copies defaults)
     expect: dict[MetricName, Expected] = {}  # noqa: RUF012
     tolerance: ToleranceSpec = ToleranceSpec()
     network: Network = Network()
+
+    @property
+    def tests_locally(self) -> bool:
+        """Whether devices test on their own data: as written, or because they have models of their own."""
+        local = self.evaluation.local
+        return local if local is not None else self.personalization is not None
 
     @property
     def device_names(self) -> list[str]:

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ from coordinator.recovery import Model, named_versions, restore_model, restore_s
 from coordinator.refusals import RefusalLog
 from coordinator.service import Service
 from coordinator.status.board import Board
+from coordinator.status.pages import page_of
 from coordinator.status.server import StatusServer
 from coordinator.status.tally import Tally
 from history.writer import HistoryWriter
@@ -192,7 +194,7 @@ def _serve_status(options: Options, board: Board, chronicle: Chronicle) -> Statu
     if not options.status_host:
         return None
     try:
-        server = StatusServer(board, options.status_host, options.status_port)
+        server = StatusServer(partial(page_of, board=board), options.status_host, options.status_port)
     except OSError as error:
         wanted = f"status at {options.status_host}:{options.status_port}"
         chronicle.lapse("status", wanted, "none", str(error))

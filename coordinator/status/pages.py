@@ -8,6 +8,7 @@ this host read the run for it (DNS rebinding).
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -65,8 +66,8 @@ def _own(host: str) -> bool:
     return True
 
 
-def answer(head: bytes, board: Board) -> bytes:
-    """The response, body included but for HEAD."""
+def answer(head: bytes, page_of: Callable[[str], Page]) -> bytes:
+    """The response, body included but for HEAD. `page_of` is asked for a path once nothing else is wrong."""
     try:
         request = parse(head)
     except BadRequest as error:
@@ -76,10 +77,11 @@ def answer(head: bytes, board: Board) -> bytes:
         return encode(page, allow=", ".join(METHODS))
     if not _own(request.host):
         return encode(error_page(HTTPStatus.FORBIDDEN, "ask by address, or as localhost"))
-    return encode(_page(request.path, board), body=request.method == "GET")
+    return encode(page_of(request.path), body=request.method == "GET")
 
 
-def _page(path: str, board: Board) -> Page:
+def page_of(path: str, board: Board) -> Page:
+    """What the coordinator shows under a path."""
     match path:
         case "/":
             return Page(HTTPStatus.OK, TEXT, INDEX.encode())

@@ -12,10 +12,10 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 
-from coordinator.status.board import Board
-from coordinator.status.pages import answer, encode, error_page
+from coordinator.status.pages import Page, answer, encode, error_page
 
 THREADS = 4  # a browser, a scraper, and two that are slow
 WAITING_MAX = 16
@@ -26,14 +26,17 @@ LINGER_BYTES_MAX, LINGER_S_MAX = (
     64 << 10,
     0.5,
 )  # read on for so long: what is unread at a close resets the answer
+WAIT_S = 1.0  # a join without end cannot be interrupted everywhere
 END = b"\r\n\r\n"
 
 
 class StatusServer:
     """Listens from its making on. Raises OSError when it cannot."""
 
-    def __init__(self, board: Board, host: str, port: int, *, request_s_max: float = REQUEST_S_MAX) -> None:
-        self._board, self._request_s_max = board, request_s_max
+    def __init__(
+        self, page_of: Callable[[str], Page], host: str, port: int, *, request_s_max: float = REQUEST_S_MAX
+    ) -> None:
+        self._page_of, self._request_s_max = page_of, request_s_max
         self._socket = socket.create_server((host, port), backlog=WAITING_MAX)
         self._stopping = False
         self._threads = [
@@ -47,6 +50,12 @@ class StatusServer:
     def url(self) -> str:
         host, port = self._socket.getsockname()[:2]
         return f"http://{host}:{port}"
+
+    def wait(self) -> None:
+        """Until a signal ends it, where this is all that the process does."""
+        while not self._stopping:
+            for thread in self._threads:
+                thread.join(WAIT_S)
 
     def stop(self) -> None:
         """Accepts nothing more; a request under way ends by its own limits, in its daemon thread."""
@@ -75,7 +84,7 @@ class StatusServer:
                     error_page(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"{HEAD_BYTES_MAX} bytes at most")
                 )
             else:
-                response = answer(head, self._board)
+                response = answer(head, self._page_of)
             connection.settimeout(ANSWER_S_MAX)
             connection.sendall(response)
             _linger(connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,9 @@ from compose.session import (
     plan_of,
     remove_secrets,
 )
+from coordinator.status.server import StatusServer
 from edgerig.exits import FAILED, INTERRUPTED
+from edgerig.forward import forwarded
 from edgerig.options import (
     DEFAULT_RUNS,
     Format,
@@ -150,17 +153,52 @@ def up(
 
 @app.command()
 def status(
-    name: RunName = "latest", runs: RunsFolder = DEFAULT_RUNS, format: FormatOption = Format.text
+    name: RunName = "latest",
+    serve: Annotated[
+        int | None,
+        typer.Option("--serve", help="Serve it on this port of 127.0.0.1 until Ctrl-C.", min=0, max=65_535),
+    ] = None,
+    runs: RunsFolder = DEFAULT_RUNS,
+    format: FormatOption = Format.text,
 ) -> None:
     """What a run is doing, and whom it is waiting for.
 
     \b
     edgerig status
     edgerig status quickstart-1123 --format json
+    edgerig status latest --serve 9464      /status, /metrics, /healthz of whatever run is the newest
     """
+    if serve is not None:
+        _serve_status(name, runs, serve)
+        return
     root = find_run(runs, name)
     state = describe(root, plan_of(root))
     typer.echo(json.dumps(msgspec.to_builtins(state), indent=1) if format is Format.json else state.text())
+
+
+def _serve_status(name: str, runs: Path, port: int) -> None:
+    """Each request looks for the run anew, so `latest` is the newest one by then."""
+
+    def url_of() -> str:
+        try:
+            root = find_run(runs, name)
+            return describe(root, plan_of(root)).url
+        except (EnvironmentProblem, OSError, ValueError):
+            return ""
+
+    try:
+        server = StatusServer(partial(forwarded, url_of=url_of), "127.0.0.1", port)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"cannot listen on port {port}: {error}", hint="another --serve PORT"
+        ) from error
+    typer.echo(f"{server.url}/status, {server.url}/metrics, {server.url}/healthz")
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        pass  # how it is meant to end
+    finally:
+        server.stop()
 
 
 @app.command()

@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,9 +22,10 @@ from coordinator import actions as a
 from coordinator.picture import Picture
 from coordinator.status.board import SILENCE_S_MAX, Board
 from coordinator.status.metrics import Family, Sample, families, render
-from coordinator.status.pages import answer
+from coordinator.status.pages import answer, page_of
 from coordinator.status.server import HEAD_BYTES_MAX, THREADS, StatusServer
 from coordinator.status.tally import Tally
+from edgerig.forward import forwarded
 from edgerig.status import describe
 from wire import messages as m
 
@@ -71,7 +73,7 @@ class LookedAt(Board):
 
 
 def get(path: str, board: Board, method: str = "GET", host: str = "127.0.0.1") -> tuple[int, str, bytes]:
-    response = answer(f"{method} {path} HTTP/1.1\r\nHost: {host}".encode(), board)
+    response = answer(f"{method} {path} HTTP/1.1\r\nHost: {host}".encode(), partial(page_of, board=board))
     head, _, body = response.partition(b"\r\n\r\n")
     return int(head.split()[1]), head.decode(), body
 
@@ -180,7 +182,7 @@ def test_a_flood_of_questions_costs_the_loop_one_picture_a_second() -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_get_one_whole_response(head: bytes) -> None:
-    response = answer(head, Board(Clock()))
+    response = answer(head, partial(page_of, board=Board(Clock())))
     line, _, rest = response.partition(b"\r\n")
     assert line.startswith(b"HTTP/1.1 ")
     fields, _, body = rest.partition(b"\r\n\r\n")
@@ -229,7 +231,7 @@ def test_other_paths_are_not_there(path: str) -> None:
 
 @pytest.fixture
 def server() -> Iterator[StatusServer]:
-    served = StatusServer(LookedAt(a_stage()), "127.0.0.1", 0, request_s_max=0.2)
+    served = StatusServer(partial(page_of, board=LookedAt(a_stage())), "127.0.0.1", 0, request_s_max=0.2)
     yield served
     served.stop()
 
@@ -302,3 +304,21 @@ def test_a_running_coordinator_is_read_at_the_address_that_the_status_prints(tmp
         assert not describe(rig.root, rig.plan).url
     finally:
         rig.close()
+
+
+# --- the same at another address --------------------------------------------------------------------------------------
+
+
+def test_it_is_forwarded_from_wherever_it_is_by_then(server: StatusServer) -> None:
+    urls = [server.url]
+    front = StatusServer(partial(forwarded, url_of=lambda: urls[-1]), "127.0.0.1", 0)
+    try:
+        assert json.loads(fetch(front.url, "/status")[1])["state"] == "collecting"
+        assert fetch(front.url, "/nothing")[0] == 404
+        urls.append("")
+        assert fetch(front.url, "/metrics")[0] == 502
+        urls.append("http://127.0.0.1:9")
+        code, body = fetch(front.url, "/healthz")
+        assert (code, b"does not answer" in body) == (502, True)
+    finally:
+        front.stop()

@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from history.derive import COORDINATOR, HOST_NODES
-from history.events import Event
+from history.events import COORDINATOR, HOST_NODES, Event
 from history.fields import count, flag, integer, mappings, number, strings, text
 from topology.plan import Plan
 

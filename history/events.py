@@ -88,6 +88,10 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+COORDINATOR = "coordinator"
+HOST_NODES = frozenset({"hostd", "runner", "processes", "relay"})
+TRUSTED = HOST_NODES | {COORDINATOR}  # our own services; everybody else is a device
+
 
 class Event(Struct, frozen=True, kw_only=True):
     """One event of the history; `fields` is everything but the envelope."""

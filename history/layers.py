@@ -6,7 +6,7 @@ mqtt      what went through the device's MQTT client: packets with their headers
 wire      what passed the device's network interface, TLS, TCP/IP and retransmissions included
 
 `mqtt` and `wire` hold everything a device said and heard, not only updates. None means that nobody counted: there is no
-history of the device, or (wire) nothing that could tell.
+history of the device or only a part of it was read, or (wire) nothing that could tell.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class BytesSummary(Struct, frozen=True, kw_only=True):
 
 
 def of_device(record: Record, device: DeviceRecord) -> BytesSummary:
+    if device.name in record.unread:
+        return BytesSummary(up=Layers(), down=Layers())
     return BytesSummary(
         up=_up(record, device),
         down=Layers(

@@ -6,15 +6,17 @@ clock, as in the events; `Record.since` turns them into seconds of the run. None
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from history.baselines import Baselines
 from history.events import Event
-from history.reader import Defect
+from history.reader import UNREAD, Defect
 from topology.allotment import Allotment
 from topology.plan import DevicePlan, Plan
 
 OUTCOMES_DISCARDED = ("late", "surplus", "stale", "refused")
+LAPSES_MAX = 400  # listed of one kind from one source; the first of them tell what was wrong
 Span = tuple[float, float | None]  # from, to; to is None while it lasts
 
 
@@ -287,7 +289,8 @@ class Record:
     local: dict[tuple[str, int], LocalEvaluation] = field(default_factory=dict)  # by device and version
     drift: dict[tuple[int, str], Drift] = field(default_factory=dict)  # by version and task
     faults: dict[str, FaultRecord] = field(default_factory=dict)
-    lapses: list[Lapse] = field(default_factory=list)
+    lapses: list[Lapse] = field(default_factory=list)  # listed ones; `keep_lapse` adds to them
+    lapse_counts: Counter[tuple[str, str]] = field(default_factory=Counter)  # (what, source): all there were
     defects: list[Defect] = field(default_factory=list)
     producers: set[str] = field(default_factory=set)
     event_count: int = 0
@@ -319,6 +322,18 @@ class Record:
         begin = self.began_at if self.began_at is not None else at
         end = self.ended_at if self.ended_at is not None else at
         return min(max(at, begin), max(begin, end)) - begin
+
+    def keep_lapse(self, lapse: Lapse) -> None:
+        """Each kind is counted for itself, so that a flood of one never hides another."""
+        kind = (lapse.what, lapse.source)
+        self.lapse_counts[kind] += 1
+        if self.lapse_counts[kind] <= LAPSES_MAX:
+            self.lapses.append(lapse)
+
+    @property
+    def unread(self) -> set[str]:
+        """Producers whose history was read in part only: what they would have counted is not known."""
+        return {defect.node for defect in self.defects if defect.kind == UNREAD}
 
     @property
     def received(self) -> list[TaskRecord]:

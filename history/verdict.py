@@ -184,7 +184,7 @@ def wall_s(record: Record) -> float | None:
 
 @metric
 def lapses(record: Record) -> float | None:
-    return float(len(record.lapses)) if record.event_count else None
+    return float(record.lapse_counts.total()) if record.event_count else None
 
 
 @metric

@@ -5,14 +5,10 @@ from __future__ import annotations
 from history.derive import agent, coordinator, host, local, power  # noqa: F401 (local and power register with the others)
 from history.derive.handlers import Handler
 from history.derive.lapses import add_lapses
-from history.events import Event
-from history.reader import Defect, History
+from history.events import COORDINATOR, HOST_NODES, TRUSTED, Event
+from history.reader import Defect, Defects, History
 from history.record import Record, empty_record, span
 from topology.plan import Plan
-
-COORDINATOR = "coordinator"
-HOST_NODES = frozenset({"hostd", "runner", "processes", "relay"})
-TRUSTED = HOST_NODES | {COORDINATOR}
 
 
 def handler_of(record: Record, event: Event) -> Handler | None:
@@ -37,12 +33,10 @@ def _foreign(event: Event) -> bool:
     return event.node not in TRUSTED and event.event in known - agent.HANDLERS.keys() - SHARED
 
 
-def _truncated(record: Record, event: Event) -> None:
+def _truncated(event: Event) -> Defect:
     """The writer drops the fields of an event that is too large for a line: whatever it said is lost."""
-    detail = f"{event.event} (seq {event.seq}) was too large for a line: {event['truncated']} bytes"
-    record.defects.append(
-        Defect(kind="truncated", node=event.node, boot=event.boot, detail=detail, mono_s=event.mono_s)
-    )
+    detail = f"{event.event} (seq {event.seq}) was too large for a line: {event['truncated']} bytes"[:500]
+    return Defect(kind="truncated", node=event.node, boot=event.boot, detail=detail, mono_s=event.mono_s)
 
 
 def derive(history: History, plan: Plan) -> Record:
@@ -52,15 +46,17 @@ def derive(history: History, plan: Plan) -> Record:
     record.producers = set(history.producers) | {event.node for event in history.events}
     record.event_count = len(history.events)
     span(record, history.events, TRUSTED)
+    truncated: dict[str, Defects] = {}
     # The host's witnesses first: whose task a task is, is theirs to say.
     for event in sorted(history.events, key=lambda event: event.node not in TRUSTED):
         handler = handler_of(record, event)
         if "truncated" in event.fields and handler is not None:
-            _truncated(record, event)
+            truncated.setdefault(event.node, Defects(event.node)).add(_truncated(event))
         elif handler is not None:
             handler(record, event)
         elif _foreign(event):
             record.foreign_events += 1
+    record.defects += [defect for of_node in truncated.values() for defect in of_node.found]
     host.overlaps(record)
     add_lapses(record)
     return record

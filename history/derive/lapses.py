@@ -6,9 +6,7 @@ from history.derive.coordinator import HANDLERS as COORDINATOR_HANDLERS
 from history.derive.host import HANDLERS as HOST_HANDLERS
 from history.events import Event
 from history.fields import integer, text
-from history.record import Lapse, Record
-
-LAPSES_MAX = 2_000  # kept in the record; a run with more of them is told by the first
+from history.record import LAPSES_MAX, Lapse, Record
 
 
 def _shown(event: Event, key: str) -> str:
@@ -26,19 +24,17 @@ def _plain(value: object) -> str:
 @COORDINATOR_HANDLERS.on("lapse")
 @HOST_HANDLERS.on("lapse")
 def lapse(record: Record, event: Event) -> None:
-    if len(record.lapses) < LAPSES_MAX:
-        node = text(event, "node") or event.node
-        record.lapses.append(
-            Lapse(
-                what=text(event, "what"),
-                node=node,
-                requested=_shown(event, "requested"),
-                effective=_shown(event, "effective"),
-                detail=_shown(event, "detail"),
-                at=event.mono_s,
-                source=event.node,
-            )
+    record.keep_lapse(
+        Lapse(
+            what=text(event, "what"),
+            node=text(event, "node") or event.node,
+            requested=_shown(event, "requested"),
+            effective=_shown(event, "effective"),
+            detail=_shown(event, "detail"),
+            at=event.mono_s,
+            source=event.node,
         )
+    )
 
 
 @COORDINATOR_HANDLERS.on("broker_sample")
@@ -50,9 +46,9 @@ def broker_sample(record: Record, event: Event) -> None:
     if dropped is None:
         return
     before = record.broker_dropped or 0
-    if dropped > before and len(record.lapses) < LAPSES_MAX:
+    if dropped > before:
         detail = f"the drop counter moved from {before} to {dropped}"
-        record.lapses.append(
+        record.keep_lapse(
             Lapse("broker_drops", "broker", "0", str(dropped), detail, event.mono_s, event.node)
         )
     record.broker_dropped = dropped
@@ -65,25 +61,33 @@ def _host_too_busy(record: Record) -> None:
     """Devices that waited for a CPU although their quota would have let them run (emulation.run_delay)."""
     for device in record.devices.values():
         share = device.run_delay_share
-        if share is not None and share > RUN_DELAY_SHARE_MAX and len(record.lapses) < LAPSES_MAX:
+        if share is not None and share > RUN_DELAY_SHARE_MAX:
             wanted, got = f"at most {RUN_DELAY_SHARE_MAX:.0%} of its time", f"{share:.1%}"
             detail = "it waited for a CPU of this host without its quota being the reason"
-            record.lapses.append(Lapse("run_delay", device.name, wanted, got, detail, None, "history"))
+            record.keep_lapse(Lapse("run_delay", device.name, wanted, got, detail, None, "history"))
 
 
 def add_lapses(record: Record) -> None:
     """Gaps in a history, devices that wrote what only others can know, hosts that were too busy."""
     _host_too_busy(record)
     for defect in record.defects:
-        if defect.kind != "cut" and len(record.lapses) < LAPSES_MAX:
+        if defect.kind != "cut":
             what = "history_gap" if defect.kind == "gap" else f"history_{defect.kind}"
             effective = f"{defect.count} {'events' if defect.kind in ('gap', 'truncated') else 'lines'} lost"
             detail = defect.detail or f"{defect.count} lines could not be read"
-            record.lapses.append(
+            record.keep_lapse(
                 Lapse(what, defect.node, "every event", effective, detail, defect.mono_s, "history")
             )
+    _say_what_is_not_listed(record)
     if record.foreign_events:
         detail = f"{record.foreign_events} events of other roles were ignored"
-        record.lapses.append(
+        record.keep_lapse(
             Lapse("history_foreign", "", "0", str(record.foreign_events), detail, None, "history")
         )
+
+
+def _say_what_is_not_listed(record: Record) -> None:
+    for (what, source), count in list(record.lapse_counts.items()):
+        if count > LAPSES_MAX:
+            detail = f"{count} times {what}, of which the first {LAPSES_MAX} are listed"
+            record.lapses.append(Lapse("lapses_not_listed", "", "", str(count), detail, None, source))

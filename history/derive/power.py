@@ -37,4 +37,4 @@ def _not_done(record: Record, event: Event) -> None:
         lapse = Lapse(
             "power", text(event, "device"), wanted, "", text(event, "detail"), event.mono_s, event.node
         )
-        record.lapses.append(lapse)
+        record.keep_lapse(lapse)

@@ -218,3 +218,54 @@ def test_events_can_be_written_again_as_they_are(tmp_path: Path) -> None:
     put(tmp_path, "a", line(0, task="r1-t1", bytes=12))
     (event,) = read_history(tmp_path).events
     assert msgspec.json.decode(msgspec.json.encode(event))["fields"] == {"task": "r1-t1", "bytes": 12}
+
+
+def test_of_a_devices_file_so_much_is_read_that_it_cannot_use_up_the_readers_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "AGENT_FILE_BYTES_MAX", 10_000)
+    lines = b"".join(line(100 + seq) for seq in range(500))
+    put(tmp_path, "zero-1", lines)
+    put(tmp_path, "zero-2", line(0, node="zero-2"))
+    put(tmp_path, "coordinator", lines)
+    history = read_history(tmp_path)
+    counts = {node: sum(event.node == node for event in history.events) for node in history.producers}
+    assert counts == {"zero-1": 10_000 // len(line(100)), "zero-2": 1, "coordinator": 500}
+    (unread,) = (d for d in history.defects if d.kind != "gap")
+    assert (unread.kind, unread.node) == ("too_large", "zero-1"), (
+        "the line that the reader cut is nobody's fault"
+    )
+    assert "the first 9 KiB are read of" in unread.detail
+    follower = Follower(tmp_path)
+    assert len([event for event in follower.poll() if event.node == "zero-1"]) == counts["zero-1"]
+
+
+def test_what_small_files_leave_is_there_for_the_larger_and_nobody_loses_an_equal_share() -> None:
+    assert reader.share_bytes([], 100) == reader.share_bytes([10, 30, 60], 100) == reader.AGENT_FILE_BYTES_MAX
+    assert reader.share_bytes([10, 80, 90], 100) == 45
+    assert reader.share_bytes([1 << 30] * 50, 100) == 2
+
+
+def test_all_devices_together_have_a_bound_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "AGENTS_BYTES_MAX", 30_000)
+    lines = b"".join(line(100 + seq) for seq in range(500))
+    for name in ("zero-1", "zero-2", "zero-3"):
+        put(tmp_path, name, lines)
+    put(tmp_path, "zero-4", b"".join(line(seq) for seq in range(20)))
+    history = read_history(tmp_path)
+    assert sum(len(msgspec.json.encode(event)) for event in history.events) < 30_000
+    assert sum(event.node == "zero-4" for event in history.events) == 20
+    assert {d.node for d in history.defects if d.kind == "too_large"} == {"zero-1", "zero-2", "zero-3"}
+
+
+@pytest.mark.parametrize("boots", [False, True], ids=["gaps", "cut lines"])
+def test_defects_without_end_are_counted_not_kept(tmp_path: Path, boots: bool) -> None:
+    torn = b'{"node\n'
+    many = (torn + line(0, boot=f"b{n}") if boots else line(2 * n + 1) for n in range(5_000))
+    put(tmp_path, "zero-1", line(0) + b"".join(many) if boots else b"".join(many))
+    found = read_history(tmp_path).defects
+    assert len(found) == reader.DEFECTS_MAX + 1
+    assert {d.kind for d in found} == {"cut" if boots else "gap"}
+    assert sum(d.count for d in found) == 5_000
+    assert found[-1].count == 5_000 - reader.DEFECTS_MAX
+    assert "beyond the first" in found[-1].detail

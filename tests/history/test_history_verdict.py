@@ -9,11 +9,12 @@ import msgspec
 import pytest
 import synthetic_run as run
 
+from history import reader
 from history.checks import CHECKS, run_checks
 from history.derive import derive
-from history.emulation import LAPSED
+from history.emulation import LAPSED, problems
 from history.reader import read_history
-from history.record import Record
+from history.record import LAPSES_MAX, Record
 from history.summarize import summarize
 from history.verdict import EXIT_CODES, METRICS, decide, judge
 from topology.expectations import METRICS as TOPOLOGY_METRICS
@@ -157,6 +158,20 @@ def test_an_emulation_that_did_not_last_makes_the_run_invalid(what: str) -> None
     assert any("seen by hostd" in reason for reason in during.reasons)
 
 
+def test_a_flood_of_other_lapses_hides_no_lost_link() -> None:
+    def flood(script: run.Script) -> None:
+        for _ in range(2_500):
+            script.hostd(50.0, "lapse", what="queue_slow", node="zero-1")
+            script.coordinator(50.0, "lapse", what="link_lost", node="zero-1")
+        script.hostd(51.0, "lapse", what="link_lost", node="pi4-1", detail="no qdisc")
+
+    record = made(flood)
+    assert problems(record) == ["pi4-1: a link's rules were gone (no qdisc)"]
+    assert METRICS["lapses"](record) == 5_001
+    assert len(record.lapses) == 2 * LAPSES_MAX + 1 + 2
+    assert sum(lapse.what == "lapses_not_listed" for lapse in record.lapses) == 2
+
+
 def test_the_direction_that_is_off_is_named_with_its_figures() -> None:
     shape = run.make_plan().device("zero-1").link.up
     directions = {"up": run.direction(shape, off=0.2, ok=False), "down": run.direction(shape)}
@@ -247,6 +262,35 @@ def test_a_gap_in_a_witness_makes_it_unknown(tmp_path: Path) -> None:
     assert METRICS["updates_lost"](record) is None
     assert METRICS["lapses"](record) == 1
     assert answer(record, "history_whole") == ("fail", "zero-2: 1 events before seq 11 are missing")
+
+
+def test_of_a_history_that_was_not_read_to_its_end_nothing_is_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = run.whole_run()
+    script.write(tmp_path)
+    size = (tmp_path / "nodes" / "zero-2" / "history.jsonl").stat().st_size
+    monkeypatch.setattr(reader, "AGENT_FILE_BYTES_MAX", size - 100)
+    for path in (tmp_path / "nodes").glob("*/history.jsonl"):
+        if path.parent.name not in ("zero-2", "coordinator", "hostd", "runner"):
+            path.write_bytes(path.read_bytes()[: size - 200].rpartition(b"\n")[0] + b"\n")
+    record = derive(read_history(tmp_path), script.plan)
+    assert record.unread == {"zero-2"}
+    assert answer(record, "history_whole")[0] == "unknown"
+    assert answer(record, "updates_conserved")[0] == "unknown"
+    assert METRICS["updates_lost"](record) is None
+    assert METRICS["uplink_wire_bytes"](record) is None
+    assert "history_too_large" in {lapse.what for lapse in record.lapses}
+
+
+def test_events_that_a_device_says_were_truncated_are_counted_not_kept() -> None:
+    def flood(script: run.Script) -> None:
+        for _ in range(1_000):
+            script.say(60.0, "zero-2", "trained", truncated=1)
+
+    found = [defect for defect in made(flood).defects if defect.kind == "truncated"]
+    assert len(found) == reader.DEFECTS_MAX + 1
+    assert sum(defect.count for defect in found) == 1_000
 
 
 def test_a_version_too_large_for_a_line_is_no_lost_update_but_an_unknown() -> None:

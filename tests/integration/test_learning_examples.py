@@ -42,6 +42,35 @@ def test_text(tmp_path: Path) -> None:
     assert found["confusion"] == []  # 96 characters are no matrix for a record
 
 
+def test_models_of_the_devices_own(tmp_path: Path) -> None:
+    """Personal models beat the shared one on the devices' own tests, every device is heard about the last version."""
+    local = run("personal", tmp_path)["local"]
+    assert isinstance(local, dict)
+    assert local["personal"]["devices"] == 10
+    assert local["personal"]["worst_decile"] > local["received"]["worst_decile"]
+    assert {device["version"] for device in local["devices"]} == {8}
+    assert all(device["drift"]["updates"] == 8 for device in local["devices"])
+
+
+def test_models_of_the_devices_own_outlive_kills(tmp_path: Path) -> None:
+    """Devices and the coordinator are killed in mid-round: what is kept is what it would have been without."""
+    text = (EXAMPLES / "personal.yaml").read_text()
+    file = tmp_path / "killed.yaml"
+    file.write_text(
+        text[: text.index("expect:")]
+        + "faults:\n"
+        + "  - {when: round 2 collecting, kill: {device: pi4-1}, heal_after: 2 s}\n"
+        + "  - {when: round 4 collecting, kill: {service: coordinator}, heal_after: 2 s}\n"
+        + "  - {when: round 5 collecting, kill: {device: zero-*}, heal_after: 2 s}\n"
+        + "expect: {local_accuracy: '>= 0.95', updates_lost: 0, updates_duplicated: 0}\n"
+    )
+    ended = edgerig("run", file, "--runtime", "process", "--runs", tmp_path / "runs")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    for command in ("audit", "replay"):
+        checked = edgerig(command, (tmp_path / "runs" / "latest").resolve())
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 def test_a_device_whose_loss_is_not_finite_loses_the_task_and_lives_on(tmp_path: Path) -> None:
     """A learning rate without measure: every task fails with that reason, no agent dies, the run ends."""
     file = tmp_path / "wild.yaml"

@@ -1,7 +1,7 @@
 """The agent as a process: the core's actions executed, their results fed back, nothing decided.
 
-Three threads: this loop owns the core and blocks on one bounded queue until something happens or the core's next
-wake-up is due; paho's thread and the worker only put into that queue. Nothing is polled, for a throttled CPU has no
+Three threads: this loop owns the core and blocks on one inbox until something happens or the core's next
+wake-up is due; paho's thread and the worker only put into that. Nothing is polled, for a throttled CPU has no
 cycles to spare.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import signal
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from edge_agent import events as e
 from edge_agent import mqtt, transfer
 from edge_agent.core import AgentCore
 from edge_agent.errors import BrokerRefused
+from edge_agent.inbox import Happening, Inbox, Noticed, Stopping
 from edge_agent.ledger import DiskBroken, SpoolError
 from edge_agent.spool import Spool
 from edge_agent.traffic import RECORD_EVERY_S, Meter, Traffic
@@ -35,22 +35,11 @@ from wire import topics
 
 log = logging.getLogger("edge_agent")
 
-# A full queue holds back paho's thread, hence TCP, hence the broker: 512 control messages or one window of chunks.
-QUEUE_MAX = 512
-# Seconds without room, then the event is dropped: the core repeats itself, but a worker's result must get through.
-POST_WAIT_S = 5.0
 ALIVE_S = 1.0
 ALIVE_FILE = Path("/tmp/alive")
 REFUSED_MAX = 7  # with paho's waits 16 s: a broker that is still loading its password file gets over it
 COMPLAIN_S = 60.0  # an unreachable broker is said once a minute
 FAREWELL_S = 1.0
-
-
-class Stopping:
-    """Told by SIGTERM. Not an event of the core: a device that is switched off decides nothing any more."""
-
-
-Happening = mqtt.Happening | e.Event | Stopping | DiskBroken
 
 
 class Client(transfer.Client, Protocol):
@@ -88,9 +77,9 @@ class AgentService:
         self._count_at = float("-inf")
         self._config, self._core, self._spool, self._history = config, core, spool, history
         self._clock, self._alive_file = clock, alive_file
-        self._queue: queue.Queue[Happening] = queue.Queue(QUEUE_MAX)
-        self._client = make_client(self._hint)
-        self._worker = make_worker(self._post)
+        self._inbox = Inbox()
+        self._client = make_client(self._inbox.hint)
+        self._worker = make_worker(self._inbox.post)
         self._uploads = Uploads(config, self._client, self._post_now, clock)
         self._downloads = Downloads(config, self._client, self._worker, self._post_now, clock)
         self._results: list[e.Event] = []
@@ -135,18 +124,13 @@ class AgentService:
     def stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
         """A signal handler: must not block, and the queue may be full of chunks."""
         self.told_to_stop = True
-        # A full queue means that the loop is not asleep.
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(Stopping())
+        self._inbox.wake(Stopping())
 
     def _turn(self) -> None:
         now = self._clock()
         due = min(self.next_wakeup(now), self._alive_at + ALIVE_S)
-        try:
-            happening: Happening = self._queue.get(timeout=max(0.0, due - now))
-        except queue.Empty:
-            happening = e.Tick()
-        self.take(happening)
+        for happening in self._inbox.take(max(0.0, due - now)) or [e.Tick()]:
+            self.take(happening)
         self.alive()
         self._count_traffic()
 
@@ -180,22 +164,6 @@ class AgentService:
 
     # --- the queue -------------------------------------------------------------------------------------------
 
-    def _hint(self, happening: mqtt.Happening) -> None:
-        """From paho's thread: waits a little for room, then lets it go. Everything there is repeated."""
-        try:
-            self._queue.put(happening, timeout=POST_WAIT_S)
-        except queue.Full:
-            log.warning("dropped a %s: the main loop does not keep up", type(happening).__name__)
-
-    def _post(self, event: e.Event | DiskBroken) -> None:
-        """From the worker: an answer must arrive."""
-        if isinstance(event, e.WorkProgressed):
-            # A hint; the next one comes in a second.
-            with contextlib.suppress(queue.Full):
-                self._queue.put_nowait(event)
-            return
-        self._queue.put(event)
-
     def _post_now(self, event: e.Event) -> None:
         """From this loop: taken before anything else from the queue."""
         self._results.append(event)
@@ -219,8 +187,8 @@ class AgentService:
 
     def _dispatch(self, happening: Happening) -> None:
         match happening:
-            case Stopping():
-                pass  # told_to_stop is set
+            case Stopping() | Noticed():
+                pass  # told_to_stop is set; the inbox has taken what lay beside it
             case DiskBroken():
                 raise happening
             case mqtt.Up():

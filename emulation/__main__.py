@@ -61,6 +61,9 @@ def _serve(plan: Plan, paths: RunPaths, history: HistoryWriter, stop: threading.
         history.append("lapse", what="hostd_failed", node="hostd", detail=str(error)[:500], durable=True)
         print(f"hostd: {error}", file=sys.stderr)
         return EXIT_ENVIRONMENT
+    if history.refused:
+        print(f"hostd: {paths.history} is not whole: its disk takes no more", file=sys.stderr)
+        return EXIT_ENVIRONMENT
     return EXIT_OK
 
 

@@ -4,6 +4,7 @@ and heals.
 One thread (`run`) turns every few hundredths of a second: the coordinator's new events go to the fault
 core, whose actions are carried out; Docker's events go to the fleet; what has started anew is handed to a
 second thread that brings it up (apply, measure: seconds), so that a fault never waits for a measurement.
+What would pull the links out from under it, a death or a delay process to start again, waits for its end.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from emulation.faults import REGISTRY as FAULTS
 from emulation.faults.by_hand import ByHand, refusal
 from emulation.faults.core import FaultCore, Heal
 from emulation.faults.runner import FaultRunner
-from emulation.fleet import BROKER, Died, Fleet, Started
+from emulation.fleet import BROKER, Died, Fleet, Node, Started
 from emulation.lease import Lease, clear_run
 from emulation.link_keeper import VANISHED, LinkKeeper
 from emulation.links.base import Backend
@@ -104,6 +105,7 @@ class Hostd:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="bringup")
         self._job: Future[None] | None = None
         self._pending: set[str] = set()
+        self._dead: list[Node] = []  # their links are taken away when nothing is being brought up
         self._finished_at: float | None = None
         self._next_refresh = self._next_sample = 0.0
         self._checked = 0
@@ -195,9 +197,7 @@ class Hostd:
                 self._note(self._fleet.refresh())
             self._start_pending()
             self._power.turn(self._fleet.running, dict(self._fleet.containers), now)
-            if not self._backend.alive():
-                self._wait_for_job()
-                self._keeper.revive()
+            self._revive()
             if now >= self._next_sample and self._job is None:
                 self._next_sample = now + SAMPLE_S
                 self._sample()
@@ -235,8 +235,7 @@ class Hostd:
                     "container_died", node=last.name, boot=last.token, exit_code=change.exit_code
                 )
                 if self._bringup_knows(last.name):
-                    self._wait_for_job()
-                    self._keeper.died(last)
+                    self._dead.append(last)
             else:
                 node = change.node
                 self._history.append(
@@ -244,17 +243,27 @@ class Hostd:
                 )
                 if self._bringup_knows(node.name):
                     self._pending.add(node.name)
+        self._bury()
+
+    def _bury(self) -> None:
+        """Before anybody is brought up again: the link of a boot that has ended is in the way of the next."""
+        while self._dead and self._job is None:
+            self._keeper.died(self._dead.pop(0))
 
     def _bringup_knows(self, name: str) -> bool:
         return name == BROKER or any(device.name == name for device in self._plan.devices)
 
     def _start_pending(self) -> None:
         if self._job is not None and self._job.done():
-            job, self._job = self._job, None
-            job.result()
+            self._wait_for_job()
+        self._bury()
         if self._job is None and self._pending and self._finished_at is None:
             names, self._pending = self._pending, set()
             self._job = self._worker.submit(self._bringup.again, names)
+
+    def _revive(self) -> None:
+        if self._job is None and not self._backend.alive():
+            self._keeper.revive()
 
     def _wait_for_job(self) -> None:
         if self._job is not None:
@@ -315,24 +324,32 @@ class Hostd:
     # --- the end --------------------------------------------------------------------------------------------
 
     def _end(self, reason: str) -> None:
-        """The final heal always runs: faults, then links, then what drives them."""
-        try:
-            self._wait_for_job()
-        except (*VANISHED, CgroupError, DelayProcessError) as error:
-            self._history.append("lapse", what="bringup_failed", node="", detail=str(error)[:300])
+        """The final heal always runs: faults, then links, then what drives them. What one step cannot do is on record,
+        as far as the disk takes it, and keeps no other from its turn.
+        """
+        self._history.let_lines_go()
+        self._try("bringup_failed", self._wait_for_job)
+        run_over = self._finished_at is not None or self._over()
         for heal in self._faults.finish():
-            self._runner.heal(heal, run_over=self._finished_at is not None or self._over())
-        self._power.finish()
-        self._by_hand.close()
-        self._keeper.clear_all()
+            self._try("heal_failed", partial(self._runner.heal, heal, run_over=run_over))
+        self._try("heal_failed", self._power.finish)
+        self._try("not_answered", self._by_hand.close)
+        self._try("clear_failed", self._keeper.clear_all)
         self._worker.shutdown(wait=True)
-        self._backend.stop()
+        self._try("clear_failed", self._backend.stop)
         self._history.append("healed_all", reason=reason, left=self._left(), durable=True)
         if self._finished_at is not None:
             self._dismiss_broker()
         self._undo.close()
         if self._orphaned:
             self._clear_host()
+
+    def _try(self, what: str, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next step may be the heal of a paused device
+            detail = f"{type(error).__name__}: {error}"[:300]
+            self._history.append("lapse", what=what, node=HOSTD, detail=detail)
 
     def _left(self) -> list[str]:
         """What should not be there any more: read back, not remembered."""

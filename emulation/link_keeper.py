@@ -251,10 +251,14 @@ class LinkKeeper:
             )
 
     def died(self, node: Node) -> None:
-        """A container has ended: what of its links is left (in the broker's namespace, on the host) goes too."""
-        gone = list(self._ends) if node.name == BROKER else [node.name]
-        for name in gone:
-            self.clear(name)
+        """A container has ended: what of its links is left (in the broker's namespace, on the host) goes too.
+
+        A link that is in force for the next boot already stays.
+        """
+        for name, ends in list(self._ends.items()):
+            boot = ends.broker_boot if node.name == BROKER else ends.device_boot
+            if node.name in (BROKER, name) and boot == node.token:
+                self.clear(name)
 
     def clear(self, device: str) -> None:
         with self._lock:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,14 @@ class UndoFile:
         return self._last
 
     def done(self, number: int) -> None:
+        """What a full disk does not take is healed once more by the next hostd: that does no harm, raising would."""
         if self.open_entries.pop(number, None) is not None:
-            self._write({"op": "done", "number": number})
+            with suppress(OSError):
+                self._write({"op": "done", "number": number})
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):
+            self._file.close()
 
     def _write(self, record: Mapping[str, Any]) -> None:
         self._file.write(msgspec.json.encode(record) + b"\n")

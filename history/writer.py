@@ -6,7 +6,8 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class HistoryWriter:
 
     Services append while they decide and call `sync` once per turn of their loop, so one fsync covers many events;
     `append(..., durable=True)` syncs at once, for what another producer may rely on. Safe to call from any thread.
+    Raises OSError where the disk takes no more, unless it was told to `let_lines_go`.
     """
 
     def __init__(
@@ -40,13 +42,18 @@ class HistoryWriter:
         self.boot = boot or secrets.token_hex(6)
         self._mono, self._wall = mono, wall
         self._seq = 0
-        self._dirty = False
+        self._dirty = self._lenient = False
+        self.refused = 0  # what the disk did not take since `let_lines_go`
         self._lock = threading.Lock()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "ab", BUFFER_BYTES)  # noqa: SIM115 - lives as long as the producer
         # A line cut short by a kill must not swallow the first line of this boot.
         if self._file.tell() > 0:
             self._file.write(b"\n")
+
+    def let_lines_go(self) -> None:
+        """From here on a full disk costs lines: whoever takes back what it has changed must get to its end."""
+        self._lenient = True
 
     def append(self, event: str, *, durable: bool = False, **fields: Any) -> None:
         with self._lock:
@@ -62,7 +69,8 @@ class HistoryWriter:
             line = msgspec.json.encode(record)
             if len(line) > EVENT_BYTES_MAX:
                 line = msgspec.json.encode(msgspec.structs.replace(record, fields={"truncated": len(line)}))
-            self._file.write(line + b"\n")
+            with self._forgiving():
+                self._file.write(line + b"\n")
             self._seq += 1
             self._dirty = True
         if durable:
@@ -72,11 +80,21 @@ class HistoryWriter:
         with self._lock:
             if not self._dirty or self._file.closed:
                 return
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._dirty = False
+            with self._forgiving():
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._dirty = False
 
     def close(self) -> None:
         self.sync()
-        with self._lock:
+        with self._lock, self._forgiving():
             self._file.close()
+
+    @contextmanager
+    def _forgiving(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            if not self._lenient:
+                raise
+            self.refused += 1

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import ipaddress
 import os
 import shutil
 import signal
+import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,23 +150,25 @@ def _compose_problem(verb: str, tail: list[str]) -> EnvironmentProblem:
     return EnvironmentProblem(f"`docker compose {verb}` failed", log=tail, hint=hint)
 
 
-_reserved: list[int] = []  # descriptors of locks that this process holds until it ends
+_reserved: list[socket.socket] = []  # names that this process holds until it ends
+
+
+SUBNET_NAME = "edgerig-subnet"
 
 
 def _reserve(subnet: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
     """Whether no other run that is starting on this host has chosen this subnet.
 
-    Between the choice and the network lies the building of the images; the kernel drops the lock with its process.
+    Between the choice and the network lies the building of the images. A name of the kernel's (unix(7), abstract
+    sockets) goes with its process and leaves no file behind.
     """
-    name = f"edgerig-subnet-{str(subnet).replace('/', '-')}-{os.getuid()}.lock"
-    flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(Path(tempfile.gettempdir()) / name, flags, 0o600)
+    name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        name.bind(f"\0{SUBNET_NAME}-{subnet}")
     except OSError:
-        os.close(descriptor)
+        name.close()
         return False
-    _reserved.append(descriptor)
+    _reserved.append(name)
     return True
 
 

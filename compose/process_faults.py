@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from compose.process_service import STOP_WAIT_S, Service
@@ -26,6 +25,8 @@ SIGNALS = {
     "restart": signal.SIGTERM,
     "pause": signal.SIGSTOP,
 }
+STOPPED = ("T", "t")  # state letters of proc(5)
+ENDING = ("kill", "stop")  # heals by starting the process again
 SUPPORTED = (*SIGNALS, *BEHAVIOURS)
 
 
@@ -50,50 +51,70 @@ def refusal(services: Mapping[str, Service], request: FaultRequest) -> str:
     return f"there is no process {', '.join(unknown[:5])} in this run" if unknown else ""
 
 
+@dataclass
+class _Struck:
+    """A fault that was done and has not been seen to take on `waiting`. `heal` is one that came meanwhile."""
+
+    fault: FaultPlan
+    since_s: float
+    deadline_s: float
+    waiting: list[str]
+    problems: list[str] = field(default_factory=list)
+    heal: Heal | None = None
+    heal_since_s: float = 0.0
+
+
 class FaultExecutor:
-    """Does what the fault core decided, verifies that it took, and records both."""
+    """Does what the fault core decided, verifies that it took, and records both.
+
+    Nothing here waits: what has not taken yet is looked at again with every `tick`. Times are the caller's.
+    """
 
     def __init__(
         self, services: Mapping[str, Service], history: HistoryWriter, nodes: Path | None = None
     ) -> None:
         self._services, self._history = services, history
         self._hooks = HookFiles(nodes) if nodes is not None else None
-        self._waiting: dict[str, tuple[FaultPlan, float]] = {}  # told, but the agent has not said so yet
+        self._struck: dict[str, _Struck] = {}
+        self._closing = False
         self.on_seen: Callable[[str, bool, str], None] = lambda fault, ok, detail: None
 
     def arm(self, faults: Sequence[FaultPlan]) -> None:
         telling.armed(self._history, faults)
 
-    def perform(self, actions: Sequence[Apply | Heal], *, restart: bool = True) -> None:
-        """`restart=False`: the run is being torn down, what was killed stays dead."""
+    def perform(self, actions: Sequence[Apply | Heal], now: float) -> None:
         for action in actions:
             if isinstance(action, Apply):
-                self._apply(action)
+                self._apply(action, now)
             else:
-                self._heal(action, restart)
+                self._heal(action, now)
+
+    def close(self, heals: Sequence[Heal], now: float) -> None:
+        """The run is being torn down: what was killed stays dead, and what has not taken by now has not taken."""
+        self._closing = True
+        for struck in list(self._struck.values()):
+            struck.deadline_s = now
+            self._look(struck, now)
+        for heal in heals:
+            self._heal(heal, now)
 
     def tick(self, now: float) -> None:
-        """Look whether agents have said that they do as they were told."""
-        for fault, deadline in list(self._waiting.values()):
-            lacking = [target for target in fault.targets if not self._says(target, fault.id)]
-            if not lacking or now >= deadline:
-                del self._waiting[fault.id]
-                detail = f"no sign from {', '.join(lacking)}" if lacking else "in force, say the agents"
-                self._verified(fault, ok=not lacking, detail=detail)
+        """Look again at what has not taken yet."""
+        for struck in list(self._struck.values()):
+            self._look(struck, now)
 
-    def _apply(self, action: Apply) -> None:
-        fault, began = action.fault, time.monotonic()
-        problems = [text for target in fault.targets if (text := self._strike(fault, target))]
+    # --- strike and look --------------------------------------------------------------------------------------
+
+    def _apply(self, action: Apply, now: float) -> None:
+        fault = action.fault
+        wait_s = Behaviour.verify_wait_s if fault.kind in BEHAVIOURS else STOP_WAIT_S
+        struck = self._struck[fault.id] = _Struck(fault, now, now + wait_s, list(fault.targets))
+        for target in fault.targets:
+            if problem := self._strike(fault, target):
+                struck.problems.append(problem)
+                struck.waiting.remove(target)
         telling.applied(self._history, action, lateness_s=action.lateness_s)
-        if fault.kind in BEHAVIOURS and not problems:
-            self._waiting[fault.id] = (fault, time.monotonic() + Behaviour.verify_wait_s)
-            return
-        if not problems:
-            failed = [target for target in fault.targets if not self._took(fault.kind, target)]
-            problems = [f"no effect on {', '.join(failed)}"] if failed else []
-        self._verified(fault, ok=not problems, detail="; ".join(problems) or f"{fault.kind}: verified")
-        if fault.kind == "restart":
-            self._settled(fault, began, final=False, left_stopped=False)
+        self._look(struck, now)
 
     def _strike(self, fault: FaultPlan, target: str) -> str:
         """What went wrong, or an empty string."""
@@ -106,64 +127,80 @@ class FaultExecutor:
             return f"{target}: {error}"
         return ""
 
+    def _look(self, struck: _Struck, now: float) -> None:
+        struck.waiting = [target for target in struck.waiting if not self._took(struck.fault, target)]
+        if not struck.waiting or now >= struck.deadline_s:
+            self._judge(struck, now)
+            if struck.heal is not None:
+                self._carry_out(struck.heal, now, struck.heal_since_s)
+
+    def _took(self, fault: FaultPlan, target: str) -> bool:
+        if fault.kind in BEHAVIOURS:
+            return self._says(target, fault.id)
+        process = self._services[target].process
+        if process is None:
+            return False
+        if fault.kind == "pause":
+            return _state(process.pid) in STOPPED
+        if (code := process.poll()) is None:
+            return False
+        self._history.append("container_died", node=target, exit_code=code)
+        if fault.kind == "restart" and not self._closing:
+            self._start(target)
+        return True
+
     def _says(self, target: str, fault_id: str) -> bool:
         said = self._hooks.says(target, SEEN_EVENT) if self._hooks is not None else []
         return bool(said) and fault_id in strings(said[-1], "active")
 
-    def _took(self, kind: str, target: str) -> bool:
-        process = self._services[target].process
-        if process is None:
-            return False
-        if kind == "pause":
-            return _stopped(process.pid)
-        try:
-            code = process.wait(STOP_WAIT_S)
-        except subprocess.TimeoutExpired:
-            return False
-        self._history.append("container_died", node=target, exit_code=code)
-        if kind == "restart":
-            self._start(target)
-        return True
-
-    def _verified(self, fault: FaultPlan, *, ok: bool, detail: str) -> None:
-        telling.verified(self._history, fault, ok=ok, detail=detail)
-        self.on_seen(fault.id, ok, detail[: telling.DETAIL_MAX])
-
-    def _heal(self, action: Heal, restart: bool) -> None:
-        fault, began = action.fault, time.monotonic()
+    def _judge(self, struck: _Struck, now: float) -> None:
+        """The verdict on whether it took, once; a restart is over with it."""
+        fault, problems = self._struck.pop(struck.fault.id).fault, list(struck.problems)
+        says = fault.kind in BEHAVIOURS
+        if struck.waiting:
+            problems.append(f"{'no sign from' if says else 'no effect on'} {', '.join(struck.waiting)}")
+        detail = "; ".join(problems) or ("in force, say the agents" if says else f"{fault.kind}: verified")
+        telling.verified(self._history, fault, ok=not problems, detail=detail)
+        self.on_seen(fault.id, not problems, detail[: telling.DETAIL_MAX])
         if fault.kind == "restart":
-            return  # it healed itself
-        if self._waiting.pop(fault.id, None) is not None:
-            self._verified(fault, ok=False, detail="healed before the agents said that it was in force")
-        for target in fault.targets:
-            if fault.kind in BEHAVIOURS:
-                if self._hooks is not None:
-                    self._hooks.untell(target, fault.id)
-            elif fault.kind == "pause":
-                self._services[target].send(signal.SIGCONT)
-            elif restart and not self._services[target].running:
-                self._start(target)
-        left = not restart and fault.kind in ("kill", "stop")
-        self._settled(fault, began, final=action.final, left_stopped=left)
+            self._settled(fault, now - struck.since_s, final=False, left_stopped=self._closing)
 
-    def _settled(self, fault: FaultPlan, began: float, *, final: bool, left_stopped: bool) -> None:
-        wall_s = time.monotonic() - began
+    # --- heal -------------------------------------------------------------------------------------------------
+
+    def _heal(self, action: Heal, now: float) -> None:
+        """One that comes before its fault has taken waits for it: what is still ending cannot be started again."""
+        struck = self._struck.get(action.fault.id)
+        if struck is not None and action.fault.kind in ENDING:
+            struck.heal, struck.heal_since_s = action, now
+            return
+        if struck is not None and action.fault.kind != "restart":
+            self._judge(struck, now)
+        if action.fault.kind != "restart":  # that one heals itself
+            self._carry_out(action, now, now)
+
+    def _carry_out(self, action: Heal, now: float, since_s: float) -> None:
+        fault = action.fault
+        for target in fault.targets:
+            self._heal_one(fault, target)
+        left = self._closing and fault.kind in ENDING
+        self._settled(fault, now - since_s, final=action.final, left_stopped=left)
+
+    def _heal_one(self, fault: FaultPlan, target: str) -> None:
+        if fault.kind in BEHAVIOURS:
+            if self._hooks is not None:
+                self._hooks.untell(target, fault.id)
+        elif fault.kind == "pause":
+            self._services[target].send(signal.SIGCONT)
+        elif not self._closing and not self._services[target].running:
+            self._start(target)
+
+    def _settled(self, fault: FaultPlan, wall_s: float, *, final: bool, left_stopped: bool) -> None:
         telling.healed(self._history, fault, wall_s=wall_s, final=final, left_stopped=left_stopped)
 
     def _start(self, target: str) -> None:
         service = self._services[target]
         service.start()
         self._history.append("container_started", node=target, pid=service.pid)
-
-
-def _stopped(pid: int) -> bool:
-    """Whether the process has stopped; the kernel needs a moment on a busy machine."""
-    deadline = time.monotonic() + STOP_WAIT_S
-    while _state(pid) not in ("T", "t"):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def _state(pid: int) -> str:

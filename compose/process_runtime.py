@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from emulation.control import ControlServer
 from emulation.faults.by_hand import ByHand
 from emulation.faults.core import FaultCore
 from emulation.links.relay_process import RelayConfig, RelayLink
+from emulation.listening import LOOPBACK, holds, listeners
 from history.events import Event
 from history.writer import HistoryWriter
 from topology.plan import DevicePlan, Plan
@@ -75,8 +76,16 @@ def mosquitto_binary() -> str | None:
 class ProcessRuntime:
     """Processes of one run; `prepare` has written the plan, shards and credentials below `root`."""
 
-    def __init__(self, plan: Plan, root: Path, *, broker_port: int, relay_ports: dict[str, int]) -> None:
-        self._plan, self._root = plan, root
+    def __init__(
+        self,
+        plan: Plan,
+        root: Path,
+        *,
+        broker_port: int,
+        relay_ports: dict[str, int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._plan, self._root, self._clock = plan, root, clock
         self._broker_port, self._relay_ports = broker_port, relay_ports
         self._services: dict[str, Service] = {}
         self._faults = FaultCore(plan.faults)
@@ -122,8 +131,8 @@ class ProcessRuntime:
 
     def handle(self, events: list[Event], now: float) -> None:
         for event in (event for event in events if event.node == COORDINATOR):
-            self._executor.perform(self._faults.handle(event, now))
-        self._executor.perform(self._by_hand.poll(now) + self._faults.tick(now))
+            self._executor.perform(self._faults.handle(event, now), now)
+        self._executor.perform(self._by_hand.poll(now) + self._faults.tick(now), now)
         self._executor.tick(now)
         self._history.sync()
 
@@ -141,7 +150,7 @@ class ProcessRuntime:
             return
         self._stopped = True
         self._by_hand.close()
-        self._executor.perform(self._faults.finish(), restart=False)
+        self._executor.close(self._faults.finish(), self._clock())
         for service in self._services.values():
             service.send(signal.SIGTERM)
         deadline = time.monotonic() + STOP_WAIT_S
@@ -200,15 +209,25 @@ class ProcessRuntime:
         while time.monotonic() < deadline:
             if not self._services["broker"].running:
                 raise EnvironmentProblem("the broker ended while starting", log=self.log_tail("broker"))
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self._broker_port)) == 0:
-                    return
+            if self._broker_listens():
+                return
             time.sleep(0.1)
         raise EnvironmentProblem(
             "the broker does not listen",
             awaited=f"port {self._broker_port} on loopback within {BROKER_WAIT_S:.0f} s",
             log=self.log_tail("broker"),
         )
+
+    def _broker_listens(self) -> bool:
+        """Whether it is ours: another program's port would take our agents' passwords and never answer them."""
+        found = listeners(os.getpid(), self._broker_port, LOOPBACK)
+        ours = holds(self._services["broker"].pid, found)
+        if found and not ours:
+            raise EnvironmentProblem(
+                f"port {self._broker_port} of loopback, meant for this run's broker, is held by another program",
+                hint="run it again: every run looks for ports that are free",
+            )
+        return ours
 
 
 _REASON = "runtime process: no root and no Docker asked for; loss and CPU quotas are not emulated"

@@ -11,11 +11,10 @@ from typing import Any, Protocol
 from compose import engine
 from compose.broker_config import CONTAINER_MEMORY_BYTES
 from compose.prepare import CONTAINER_ROOT, GATE_WAIT_FACTOR
-from topology.errors import TopologyError, TopologyErrors
 from topology.names import is_path
 from topology.plan import DevicePlan, Plan
 from topology.plan.agent import HOOK_NAME
-from topology.sources import files_of
+from topology.sources import check_names, files_of
 
 MIB = 1024 * 1024
 IMAGES = {role: f"edgerig-{role}" for role in ("agent", "coordinator", "hostd", "broker")}
@@ -302,9 +301,7 @@ SHIPPED = ("mnist-mini", "sensors")  # need no folder of their own
 def _sources(plan: Plan) -> list[str]:
     """Files and folders beside the topology that a run is prepared from. Raises TopologyErrors."""
     found = files_of(plan)
-    if len({Path(name).name for name in found}) != len(found):
-        message = "files need different names in a compose file"
-        raise TopologyErrors([TopologyError("", " and ".join(found), message, "rename one of them")])
+    check_names(found)
     return found
 
 

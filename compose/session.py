@@ -17,20 +17,29 @@ from compose.errors import EnvironmentProblem
 from compose.generate import compose_file
 from compose.prepare import draft_of, prepare
 from compose.process_faults import SUPPORTED, unsupported
-from compose.process_runtime import choose_ports, write_relays
+from compose.process_runtime import RELAY_FILE, choose_ports, write_relays
 from compose.services import LOCK_NAME
+from history.collect import REPORT_NAME
+from history.store import STORE_NAME
+from history.summary import SUMMARY_NAME
 from topology.compile import compile_topology
 from topology.errors import TopologyError, TopologyErrors
 from topology.host import this_host
 from topology.plan import Plan, Runtime, load_plan
 from topology.schema import Topology
-from topology.sources import files_of
+from topology.sources import check_names, files_of
 from topology.validate import Loaded
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Shards 10 MB, journal and logs some tens of MB; below this a run dies half-way.
 DISK_FREE_MIN_BYTES = 300 << 20
 DETACHED_NAME = "detached"
+TOPOLOGY_NAME, COMPOSE_NAME = "topology.yaml", "compose.yaml"
+# A run's own files, which no file that a topology names may replace.
+OWN_NAMES = (
+    "plan.json", TOPOLOGY_NAME, COMPOSE_NAME, RELAY_FILE, STORE_NAME, SUMMARY_NAME, REPORT_NAME, LOCK_NAME,
+    DETACHED_NAME,
+)  # fmt: skip
 
 
 class Session(Struct, frozen=True):
@@ -69,7 +78,7 @@ def create(
     try:
         make = partial(_docker_session, leased=leased) if runtime == "docker" else _process_session
         session = make(loaded, root, lock, run, data_dir, seed)
-        shutil.copyfile(loaded.source, root / "topology.yaml")
+        (root / TOPOLOGY_NAME).write_bytes(loaded.content)
         keep_sources(session.plan, root)
     except OSError as error:
         remove_secrets(root)
@@ -86,11 +95,12 @@ def create(
 
 def keep_sources(plan: Plan, root: Path) -> None:
     """The model file and the traces beside the topology's copy, so that the run can be repeated from its folder.
-    Data stay where they are: they may be large, and they may be nobody else's business.
+    Data stay where they are: they may be large, and they may be nobody else's business. Raises TopologyErrors.
     """
-    for name in files_of(plan):
-        if name != plan.data.dataset:
-            shutil.copyfile(name, root / Path(name).name)
+    kept = [name for name in files_of(plan) if name != plan.data.dataset]
+    check_names([*kept, *OWN_NAMES])
+    for name in kept:
+        shutil.copyfile(name, root / Path(name).name)
 
 
 def seeded(loaded: Loaded, seed: int | None) -> Topology:
@@ -115,7 +125,7 @@ def _docker_session(
     congestion.allow(plan.network.congestion)
     prepare(plan, root, data_dir=data_dir)
     text = compose_file(plan, mode="bind", root=root, repo=REPOSITORY, leased=leased)
-    (root / "compose.yaml").write_text(text)
+    (root / COMPOSE_NAME).write_text(text)
     return Session(plan, root, lock)
 
 

@@ -35,6 +35,8 @@ Exit codes: 0 expectations held · 1 not (or could not be judged) · 2 bad confi
             3 environment (Docker, disk, broker …) · 4 interrupted
 """
 
+TYPER_INTERRUPTED = 130
+
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 for group in (topology, data, run, record, baseline, host, calibrate, fault):
     for command in group.app.registered_commands:
@@ -63,10 +65,22 @@ def _fail(code: int, lines: list[str]) -> NoReturn:
     sys.exit(code)
 
 
+def _run_app() -> None:
+    """Typer makes an exit code of its own of Ctrl-C; ours is documented. A command that starts a run has its own way
+    (`compose.driver.interruptible`).
+    """
+    try:
+        app()
+    except SystemExit as ended:
+        if ended.code == TYPER_INTERRUPTED:
+            raise KeyboardInterrupt from ended
+        raise
+
+
 def main() -> None:
     """Run the command; whatever goes wrong ends as its own message and exit code."""
     try:
-        app()
+        _run_app()
     except TopologyErrors as errors:
         _fail(CONFIGURATION, errors.lines())
     except (DatasetError, PartitionError) as error:
@@ -77,8 +91,10 @@ def main() -> None:
         _fail(CONFIGURATION, [f"plug-in: {error}"])
     except EnvironmentProblem as problem:
         _fail(ENVIRONMENT, problem.lines())
-    except (Interrupted, KeyboardInterrupt):
+    except Interrupted:
         _fail(INTERRUPTED, ["interrupted; everything this run had started is gone"])
+    except KeyboardInterrupt:
+        _fail(INTERRUPTED, ["interrupted"])
     except BrokenPipeError:
         # `edgerig logs | head`: the reader had enough.
         sys.stderr.close()

@@ -60,13 +60,16 @@ for _tag, _regex, _first in (
 
 def load_file(path: str | FilePath) -> Document:
     """Read and parse a topology file. Raises TopologyErrors, also where the file cannot be read."""
-    source = str(path)
+    return load_bytes(read_file(path), str(path))
+
+
+def read_file(path: str | FilePath) -> bytes:
+    """As much of it as may be parsed, and one byte more; a pipe can be read only once. Raises TopologyErrors."""
     try:
         with open(path, "rb") as stream:
-            content = stream.read(FILE_BYTES_MAX + 1)
+            return stream.read(FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise _refused(f"cannot be read: {error.strerror}", source) from None
-    return load_bytes(content, source)
+        raise _refused(f"cannot be read: {error.strerror}", str(path)) from None
 
 
 def load_bytes(content: bytes, source: str = "") -> Document:

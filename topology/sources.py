@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from topology.availability import TraceError, read_trace
@@ -86,3 +87,21 @@ def files_of(plan: Plan) -> list[str]:
     found += trace_files([*(device.link for device in plan.devices), *changed])
     found += [device.availability.source for device in plan.devices if device.availability is not None]
     return [name for name in dict.fromkeys(found) if name]
+
+
+def check_names(files: Iterable[str]) -> None:
+    """Copies lie in one folder beside the topology's: a second file of a name would replace the first. Raises
+    TopologyErrors.
+    """
+    by_name: dict[str, list[str]] = {}
+    for file in files:
+        by_name.setdefault(Path(file).name, []).append(file)
+    errors = [
+        TopologyError(
+            "", name, f"files of a run need different names; it is {' and '.join(same)}", "rename one"
+        )
+        for name, same in by_name.items()
+        if len(same) > 1
+    ]
+    if errors:
+        raise TopologyErrors(errors)

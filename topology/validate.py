@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from topology import checks
 from topology.errors import MISSING, Path, TopologyError, TopologyErrors, join_path, line_of
 from topology.host import Host, host_problems
-from topology.loader import Document, load_bytes, load_file
+from topology.loader import Document, load_bytes, read_file
 from topology.plan import Runtime
 from topology.schema import Topology
 from topology.sources import with_paths
@@ -37,18 +37,18 @@ _ANY_FAULT: Mapping[str, Any] = {"at": "1 s", "kill": {"device": "*"}}
 
 @dataclass(frozen=True)
 class Loaded:
-    """A valid topology, the file it came from and the sha256 of the file's bytes."""
+    """A valid topology, the file it came from, its bytes (a pipe has them only once) and their sha256."""
 
     topology: Topology
     source: str
+    content: bytes
     sha256: str
     document: Document
 
 
 def load_topology(path: str | FilePath, *, host: Host | None = None, runtime: Runtime = "docker") -> Loaded:
     """Read a topology file; with `host`, also check that this host can run it. Raises TopologyErrors."""
-    document = load_file(path)
-    return _loaded(document, FilePath(path).read_bytes(), host, runtime)
+    return parse_topology(read_file(path), str(path), host=host, runtime=runtime)
 
 
 def parse_topology(
@@ -56,12 +56,9 @@ def parse_topology(
 ) -> Loaded:
     """Like `load_topology`, from text or bytes."""
     raw = content.encode() if isinstance(content, str) else content
-    return _loaded(load_bytes(raw, source), raw, host, runtime)
-
-
-def _loaded(document: Document, raw: bytes, host: Host | None, runtime: Runtime) -> Loaded:
+    document = load_bytes(raw, source)
     topology = with_paths(validate(document, host=host, runtime=runtime), document)
-    return Loaded(topology, document.source, hashlib.sha256(raw).hexdigest(), document)
+    return Loaded(topology, source, raw, hashlib.sha256(raw).hexdigest(), document)
 
 
 def validate(document: Document, *, host: Host | None = None, runtime: Runtime = "docker") -> Topology:

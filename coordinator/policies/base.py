@@ -26,8 +26,8 @@ from topology.plan import PolicyPlan
 class RoundView(Struct, frozen=True, kw_only=True):
     """One open round, counted. `mergeable` updates are acked and fit to merge; `expected` tasks of this round are
     under way, in time, and their agents are here (or away for less than the grace); `carried` ones are the same of
-    rounds before; `away` tasks are under way at agents that are gone, `overdue` ones past their agents' deadline.
-    `spare`: free online agents that could be given a task of this round now.
+    rounds before; `away` tasks are under way at agents that are gone. `spare`: free online agents that could be given
+    a task of this round now.
     """
 
     target: int
@@ -41,7 +41,6 @@ class RoundView(Struct, frozen=True, kw_only=True):
     deadline_s: float
     extensions: int
     carried: int = 0
-    overdue: int = 0
     quiet_since: float = 0.0  # the last update of the pool, or the opening
     groups: tuple[GroupView, ...] = ()  # where the schedule is `grouped`
 

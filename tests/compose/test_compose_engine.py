@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -80,15 +82,23 @@ def an_engine(*subnets: str) -> Any:
 
 
 @pytest.fixture
-def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine.tempfile, "gettempdir", lambda: str(tmp_path))
+def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Beside runs that really start on this host."""
+    monkeypatch.setattr(engine, "SUBNET_NAME", f"edgerig-test-{os.getpid()}")
+    monkeypatch.setattr(engine, "_reserved", held := list[Any]())
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.delenv("EDGERIG_SUBNET", raising=False)
+    yield
+    for name in held:
+        name.close()
 
 
 @pytest.mark.usefixtures("own_locks")
-def test_runs_that_start_side_by_side_get_different_subnets() -> None:
+def test_runs_that_start_side_by_side_get_different_subnets_and_leave_no_file(tmp_path: Path) -> None:
     busy = an_engine("10.213.0.0/24", "172.17.0.0/16")
     assert [engine.free_subnet(busy, 3) for _ in range(3)] == [f"10.213.{n}.0/24" for n in (1, 2, 3)]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("own_locks")

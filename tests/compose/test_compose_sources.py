@@ -89,3 +89,17 @@ def test_files_of_one_name_are_refused_by_name(traced: Path) -> None:
     traced.write_text(TRACED.replace("tunnel.up", "other/bus.up"))
     with pytest.raises(TopologyErrors, match="different names"):
         init_of(traced)
+    root = traced.parent / "run"
+    root.mkdir()
+    with pytest.raises(TopologyErrors, match=r"need different names; it is .*bus.up and .*other/bus.up"):
+        keep_sources(plan_of(traced), root)
+    assert list(root.iterdir()) == []
+
+
+def test_no_file_of_a_topology_replaces_one_of_the_runs_own(traced: Path) -> None:
+    (traced.parent / "plan.json").write_bytes((traced.parent / "bus.up").read_bytes())
+    traced.write_text(TRACED.replace("tunnel.up", "plan.json"))
+    root = traced.parent / "run"
+    root.mkdir()
+    with pytest.raises(TopologyErrors, match=r"plan.json"):
+        keep_sources(plan_of(traced), root)

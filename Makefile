@@ -10,6 +10,9 @@ QUICKSTART := topology/examples/quickstart.yaml
 SEED_OPTION := $(if $(SEED),--seed $(SEED))
 # All rings of tests, real containers included; twice what they take on two cores, so that a hang ends.
 TEST_BOUND_S := 2400
+# Tests of this ring share no host-wide thing, so every core has some; containers and links have the host to themselves.
+PURE := not containers and not netns
+PARALLEL := -n auto --dist loadfile
 # onnxruntime >= 1.29 sends usage data to its vendor unless told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
@@ -39,7 +42,8 @@ process-demo: ## the same topology without Docker and without root
 test: ## every test, real containers included (some 20 minutes)
 	@scripts/setup || { [[ $$? -eq 3 && -z "$${CI:-}" ]] && scripts/setup --python-only && \
 	    echo "test: NO DOCKER HERE (see above): tests that need it are skipped. In CI they would fail."; }
-	@$(PYTHON) scripts/lib/bounded.py $(TEST_BOUND_S) $(PYTHON) -m pytest
+	@$(PYTHON) scripts/lib/bounded.py $(TEST_BOUND_S) $(PYTHON) -m pytest $(PARALLEL) -m "$(PURE)"
+	@$(PYTHON) scripts/lib/bounded.py $(TEST_BOUND_S) $(PYTHON) -m pytest -m "not ($(PURE))"
 
 test-torch: ## gradients, losses and optimizers against PyTorch, in an environment of its own that has it
 	@scripts/setup --torch
@@ -53,7 +57,7 @@ check: ## format, lint, types, import floors, generated files, unit tests
 	$(PYTHON) -m mypy
 	.venv/bin/lint-imports
 	$(EDGERIG) generated --check
-	$(PYTHON) scripts/lib/bounded.py $(TEST_BOUND_S) $(PYTHON) -m pytest -q -m "not containers and not netns and not slow"
+	$(PYTHON) scripts/lib/bounded.py $(TEST_BOUND_S) $(PYTHON) -m pytest -q $(PARALLEL) -m "$(PURE) and not slow"
 
 bench: ## the benchmarks, one after the other, each with its command
 	@scripts/setup --python-only

@@ -27,6 +27,7 @@ from coordinator.journal import Journal, JournalError, JournalFull
 from coordinator.live import DELTAS_MAX, LiveModels
 from coordinator.merges import MergeSpec
 from coordinator.merging import merge_spec
+from coordinator.missed import missed
 from coordinator.mqtt import BrokerAddress, BrokerLink
 from coordinator.outbound import Outbound
 from coordinator.recovery import Model, named_versions, restore_model, restore_state
@@ -160,8 +161,10 @@ def make_service(options: Options) -> Ready:
         raise EnvironmentFault(str(error), hint=PREPARE) from error
     merging = merge_spec(files.plan, moving.state, moving.variances)
     journal, model, resumed = open_journal(options.root, files, merging)
+    history = options.root / "nodes" / NODE / "history.jsonl"
     try:
-        writer = HistoryWriter(options.root / "nodes" / NODE / "history.jsonl", NODE)
+        lacking = list(missed(journal, history)) if resumed else []
+        writer = HistoryWriter(history, NODE)
     except OSError as error:
         raise EnvironmentFault(f"the history cannot be written: {error}") from error
     inbox = Inbox()
@@ -171,6 +174,8 @@ def make_service(options: Options) -> Ready:
         raise EnvironmentFault(f"{files.ca_file} is no certificate: {error}", hint=PREPARE) from error
     board, tally = Board(), Tally()
     chronicle = Chronicle(writer, tally.note)
+    for event, fields in lacking:
+        chronicle.append(event, fields)
     core = _core(options, config, journal, model)
     service = _assemble(
         files,

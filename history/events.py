@@ -4,6 +4,7 @@ Envelope (written by `history.writer.HistoryWriter`): `node`, `boot`, `seq` (fro
 (CLOCK_MONOTONIC; comparable between processes of one host), `wall_s` (Unix time), `event`, and `fields`, an object with
 what is listed below, so that a field may be named like a key of the envelope.
 Readers ignore fields they do not know and never guess missing ones. Times in seconds, sizes in bytes, rates in bit/s.
+A coordinator that starts again says once more, with `restored: true`, what its journal knows and its file lacks.
 
 coordinator
   run_started       run, epoch, devices, parameters

@@ -1,9 +1,6 @@
 """What a device keeps on its disk: unsettled updates, the residual, the version held. Old state or new, never between.
 
-One small file, the *ledger*, names every other file that counts. A change writes its new files, makes them durable,
-replaces the ledger, makes that durable, and only then removes what no ledger names. So a kill at any instruction
-leaves the old state or the new one, and payload and residual of an update change hands in the same instant: content
-is in the residual or in a payload, never in both and never in neither.
+How that is done is `edge_agent.shelf`; what lies there:
 
     ledger              msgpack: the run, the items, the names of the files below
     residual-<g>.f32    little-endian float32[n]
@@ -22,8 +19,7 @@ and written in blocks; only encoding holds one float32 vector, the caller's own,
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -31,26 +27,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent import own as own_state
-from edge_agent import vectors
 from edge_agent.disk import Disk
 from edge_agent.layout import Layout
 from edge_agent.ledger import (
     Carried,
-    DiskBroken,
     HeldGraph,
     HeldModel,
     KeptItem,
-    Ledger,
     Prepared,
     Residual,
     SpoolError,
-    files,
-    generation,
     prepared_files,
     restore_item,
 )
 from edge_agent.limits import PENDING_MAX, Limits
-from edge_agent.opening import LEDGER, opened
+from edge_agent.shelf import Shelf
 from edge_agent.state import Restored
 from edge_agent.vectors import Vectors, bytes_of, share_of
 from wire import pair
@@ -66,7 +57,6 @@ from wire.messages import Report, UplinkSpec
 if TYPE_CHECKING:
     from learning.trainer import Own
 
-KINDS = (*vectors.KINDS, "update-", "model-", "graph-", "control-")
 LIMITS = Limits()
 NO_LAYOUT = Layout()
 
@@ -76,19 +66,14 @@ Float32 = NDArray[np.float32]
 Spoil = Callable[[bytes, int, Chain, bytes | int], bytes]
 
 
-class Spool:
+class Spool(Shelf):
     """Calls may come from the worker and from the main loop. Who may change the residual when is the core's matter."""
 
     def __init__(self, disk: Disk, run: str) -> None:
-        self._disk = disk
-        self._lock = threading.RLock()
+        super().__init__(disk, run)
         self._prepared: dict[str, Prepared] = {}
         self._vectors = Vectors(disk, self._name)
-        self.problems: list[str] = []  # what was found damaged at the start, for the log
-        self._ledger = opened(disk, run, self.problems)
         self._inherited = True  # until an update of this life is committed
-        self._generation = max([self._ledger.generation, *map(generation, disk.names())])
-        self._sweep()
 
     # --- start -----------------------------------------------------------------------------------------------
 
@@ -338,62 +323,6 @@ class Spool:
         except CodecError as error:
             raise SpoolError(f"the kept update of {kept.task} is damaged: {error}") from error
 
-    def _name(self, kind: str) -> str:
-        with self._lock:
-            self._generation += 1
-            return f"{kind}{self._generation}.{'f32' if kind in vectors.KINDS else 'bin'}"
-
-    def _read(self, name: str, bytes_max: int, what: str) -> bytes:
-        try:
-            return self._disk.read(name, bytes_max)
-        except OSError as error:
-            raise SpoolError(f"cannot read {what}: {error}") from error
-
-    def _write(self, name: str, parts: Iterator[bytes | memoryview]) -> None:
-        try:
-            self._disk.write(name, parts)
-        except OSError as error:
-            raise SpoolError(f"cannot write {name}: {error}") from error
-
-    def _replace(self, ledger: Ledger) -> None:
-        """The one step that counts. What it names is durable before, and what it no longer names goes after."""
-        old = self._ledger
-        ledger = msgspec.structs.replace(ledger, generation=self._generation)
-        fresh = set(files(ledger)) - set(files(old)) - self._preparedfiles()
-        try:
-            self._disk.sync()
-            self._disk.write(LEDGER, [msgspec.msgpack.encode(ledger)])
-        except OSError as error:
-            self._remove(fresh)
-            raise SpoolError(f"cannot write the ledger: {error}") from error
-        try:
-            self._disk.sync()
-        except OSError as error:
-            self._fall_back(old)
-            self._remove(fresh)
-            raise SpoolError(f"cannot make the ledger durable: {error}") from error
-        self._ledger = ledger
-        self._remove(set(files(old)) - set(files(ledger)))
-
-    def _fall_back(self, old: Ledger) -> None:
-        """The new ledger may or may not be in place: put the old one back, or stop before the two disagree."""
-        try:
-            self._disk.write(LEDGER, [msgspec.msgpack.encode(old)])
-            self._disk.sync()
-        except OSError as error:
-            raise DiskBroken(f"neither the new nor the old ledger can be written: {error}") from error
-
-    def _preparedfiles(self) -> set[str]:
+    def _prepared_files(self) -> set[str]:
         """`discard` removes these, or they count once they are committed."""
         return {name for prepared in self._prepared.values() for name in prepared_files(prepared)}
-
-    def _remove(self, names: set[str]) -> None:
-        for name in sorted(names):
-            self._disk.remove(name)
-
-    def _sweep(self) -> None:
-        """At the start, remove what the ledger does not name: the rest of whatever a kill interrupted."""
-        named = {LEDGER, *files(self._ledger)}
-        for name in self._disk.names():
-            if name not in named and name.startswith((*KINDS, LEDGER)):
-                self._disk.remove(name)

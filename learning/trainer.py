@@ -187,18 +187,21 @@ class Trainer:
         subtract(delta, flat_params)
         if not is_finite(delta):
             raise TrainingDiverged("the trained parameters are not finite; lower the learning rate")
+        return self._result(delta, loop, kept, time.monotonic() - began)
+
+    def _result(self, delta: Flat, loop: Loop, own: Own, wall_s: float) -> TrainResult:
         return TrainResult(
             delta=delta,
             samples=loop.samples,
             steps=len(loop.times),
             loss_mean=loop.loss_sum / loop.samples,
             loss_sum=loop.loss_sum,
-            accuracy=loop.correct / loop.samples if artifact.counts_correct else None,
+            accuracy=loop.correct / loop.samples if self.artifact.counts_correct else None,
             # Not numpy's median: its first call costs an agent 8 MB, at the very peak.
             step_time_s=sorted(loop.times)[len(loop.times) // 2],
-            wall_s=time.monotonic() - began,
+            wall_s=wall_s,
             peak_rss_mb=peak_rss_mb(),
-            own=kept,
+            own=own,
         )
 
     def fit(

@@ -23,6 +23,9 @@ OPEN_GRANT_BYTES_MAX = 32 << 20  # reassembly budget: memory for updates in tran
 UPDATE_OVERHEAD_BYTES = 65_536  # an encoded update is never larger than the raw float32 and its headers
 
 SETTLED_KEPT_PER_AGENT = 16  # an agent can name at most 8 spooled and 8 unsettled tasks in a hello
+BOOTS_KEPT_PER_AGENT = (
+    16  # a broker may deliver a hello of an earlier boot once more, but not of one long ago
+)
 SAMPLES_MAX = 1_000_000  # what a topology may ask for at most, where nothing tells the size of shards
 UNSETTLED_PER_AGENT_MAX = (
     2  # acked updates of a device that is given another task: its disk keeps four in all

@@ -40,6 +40,9 @@ def hello(turn: Turn, agent: Agent, message: m.Hello) -> None:
     """Bring both sides to the same view: acks and outcomes that were lost, closed tasks, the open task."""
     if agent.announced and agent.boot != message.boot:
         _announce(turn, agent, online=False)  # its will got lost with a broker
+    if message.boot not in agent.boots:  # else it may be an old hello, from before something was merged
+        agent.boots.append(message.boot)
+        _look_for_variate(turn, agent, message)
     agent.boot, agent.version, agent.online = message.boot, message.version, True
     agent.power = message.power
     agent.samples = min(message.samples, turn.config.samples_max)
@@ -61,6 +64,26 @@ def hello(turn: Turn, agent: Agent, message: m.Hello) -> None:
     _task_in_hand(turn, agent, message)
     if turn.state.phase is RunPhase.FINISHING:
         turn.send(agent.name, m.Finish(reason=turn.state.finish_reason))
+
+
+def _look_for_variate(turn: Turn, agent: Agent, message: m.Hello) -> None:
+    """SCAFFOLD: a device that lost its disk begins with c_i = 0, and what it had moved c by stays there for ever: a
+    bias that nothing else would show. What it still has to settle has not moved its c_i yet.
+    """
+    settled = agent.merged - len(
+        {message.task, *message.unsettled, *(item.task for item in message.spool)} - {None}
+    )
+    if turn.config.control is None or message.variate or settled <= agent.variate_lost:
+        return
+    agent.variate_lost = settled
+    turn.record(
+        "lapse",
+        what="variate_lost",
+        node=agent.name,
+        requested=f"a control variate moved by {settled} merged updates",
+        effective="none",
+        detail="the device has lost its disk; what it had moved c by stays in c",
+    )
 
 
 def _task_in_hand(turn: Turn, agent: Agent, message: m.Hello) -> None:

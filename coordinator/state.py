@@ -52,7 +52,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from coordinator.adaptive import SLOPE_POINTS, UplinkRate
-from coordinator.config import SETTLED_KEPT_PER_AGENT, STORY_LINES
+from coordinator.config import BOOTS_KEPT_PER_AGENT, SETTLED_KEPT_PER_AGENT, STORY_LINES
 from coordinator.policies.deadlines import Timings
 from wire.messages import OutcomeKind, Power, Report, UplinkSpec
 
@@ -208,6 +208,8 @@ class Agent:
     merged: int = 0  # updates of it that a version has
     delivered: int = 0  # updates of it that the journal has
     lost: int = 0  # its tasks in one of LOST
+    boots: deque[str] = field(default_factory=lambda: deque(maxlen=BOOTS_KEPT_PER_AGENT))  # heard of
+    variate_lost: int = 0  # updates merged of it when it had lost its control variate, as was told
     utility: float | None = None  # of the last update that the journal has; for selection
     used_round: int = 0  # the round of that update
     timings: Timings = field(default_factory=Timings)

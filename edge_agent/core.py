@@ -54,6 +54,7 @@ class AgentCore:
             version_sha256=restored.version_sha256,
             graph_sha256=restored.graph_sha256,
             control_sha256=restored.control_sha256,
+            variate=restored.variate,
             items={item.task: item for item in restored.items},
             story=deque(maxlen=self.limits.story_lines),
         )
@@ -220,6 +221,7 @@ class AgentCore:
                 samples=state.samples,
                 software=self.software[:512],
                 power=turn.power(),
+                variate=state.variate,
             )
         )
         for item in spool:

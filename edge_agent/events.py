@@ -138,10 +138,11 @@ class UploadDone(Event, frozen=True, kw_only=True):
 
 
 class Settled(Event, frozen=True, kw_only=True):
-    """The residual on disk is settled and the item is gone from it."""
+    """The residual on disk is settled and the item is gone from it. `variate`: the disk holds a control variate."""
 
     task: str
     residual_norm: float
+    variate: bool = False
 
 
 class SettleFailed(Event, frozen=True, kw_only=True):

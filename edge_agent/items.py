@@ -201,6 +201,7 @@ def settle_due(turn: Turn) -> None:
 
 def settled(turn: Turn, event: e.Settled) -> None:
     item = turn.state.items.pop(event.task)
+    turn.state.variate = event.variate
     turn.state.go(item, P.ENDED, turn.now, item.outcome)
     kind = "cancelled" if item.outcome == "cancelled" else "settled"
     turn.remember_ended(item.task, kind, item.outcome)

@@ -329,7 +329,7 @@ class AgentService:
             log.error("cannot settle %s: %s", action.task, error)
             self._results.append(e.SettleFailed(task=action.task, reason=str(error)[:512]))
         else:
-            self._results.append(e.Settled(task=action.task, residual_norm=norm))
+            self._results.append(e.Settled(task=action.task, residual_norm=norm, variate=self._spool.variate))
 
     def _record(self, action: a.Action) -> None:
         assert isinstance(action, a.Record)

@@ -85,6 +85,7 @@ class Spool(Shelf):
             version_sha256=ledger.model.sha256 if ledger.model else None,
             graph_sha256=ledger.graph.sha256 if ledger.graph else None,
             control_sha256=ledger.control.sha256 if ledger.control else None,
+            variate=self.variate,
         )
 
     # --- the version held ------------------------------------------------------------------------------------
@@ -289,6 +290,11 @@ class Spool(Shelf):
         """vector -= the device's control variate, in blocks; what is merged meanwhile waits. Raises SpoolError."""
         with self._lock:
             self._vectors.add(self._ledger.variate, vector, -1.0)
+
+    @property
+    def variate(self) -> bool:
+        """Whether anything that was merged has moved it on this disk."""
+        return self._ledger.variate is not None
 
     def residual(self, n: int) -> Float32:
         """A copy of the residual, zeros if there is none. For checks; the agent itself reads it in blocks."""

@@ -144,6 +144,7 @@ class Restored:
     version_sha256: str | None = None
     graph_sha256: str | None = None
     control_sha256: str | None = None
+    variate: bool = False  # the device's own
 
 
 @dataclass(slots=True)
@@ -154,6 +155,7 @@ class AgentState:
     version_sha256: str | None = None
     graph_sha256: str | None = None
     control_sha256: str | None = None
+    variate: bool = False
     online: bool = False
     hand: Hand | None = None
     waiting: m.Task | None = None  # begins as soon as the worker lets go of the task in hand

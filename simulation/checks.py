@@ -41,6 +41,7 @@ def check_everything(world: World) -> None:
     control_variates_add_up(world)
     gradients_were_corrected_by_the_c_of_their_version(world)
     nobody_starves(world)
+    only_lost_variates_are_told(world)
     a_replay_decides_the_same(world)
     for agent in world.agents:
         nothing_is_lost_or_doubled(world, agent)
@@ -291,6 +292,15 @@ def nobody_starves(world: World) -> None:
         assert passed[worst] <= STARVED * len(passed), (
             f"{worst} was free while others had {passed[worst]} tasks"
         )
+
+
+def only_lost_variates_are_told(world: World) -> None:
+    """A lapse that blames a device for a disk which it still has would be worse than none."""
+    told = {
+        fields["node"] for _, _, fields in world.coordinator.records if fields.get("what") == "variate_lost"
+    }
+    lost = {agent.name for agent in world.agents if agent.books.disks_lost}
+    assert told <= lost, f"{sorted(told - lost)} never lost a disk"
 
 
 def a_replay_decides_the_same(world: World) -> None:

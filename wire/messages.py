@@ -218,6 +218,7 @@ class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
     samples: Count = 0
     software: Text = ""
     power: Power | None = None  # None: on mains
+    variate: bool = True  # False: this disk holds no control variate of the device's own (SCAFFOLD)
 
 
 class Measured(Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from coordinator.config import CoordinatorConfig
 from coordinator.core import CoordinatorCore, fresh_state
 from coordinator.state import IllegalTransition, RunPhase, TaskState
 from wire import messages as m
+from wire.codecs import CodecSpec
 
 S = TaskState
 
@@ -412,6 +413,34 @@ def test_a_task_without_a_sign_is_sent_again() -> None:
     stage.say("d-0", m.Progress(task=stage.task("d-0"), phase="training", done=0, total=1))
     again = {x.agent for x in of(stage.wait(10.1), a.SendTask)}
     assert again == {"d-1", "d-2"}
+
+
+def test_a_device_that_lost_its_control_variate_is_named_once() -> None:
+    """Under SCAFFOLD what it had moved c by stays in c for ever."""
+    stage = Stage(control=CodecSpec(quantize="fp16"))
+    for name in stage.config.agents:
+        stage.hello(name, variate=False)
+    for name in stage.config.agents:
+        task = stage.task(name)
+        stage.give(name)
+    assert stage.core.state.version == 1
+
+    def told(boot: str, **fields: Any) -> list[str]:
+        return [x["node"] for x in recorded(stage.hello("d-2", boot, **fields), "lapse")]
+
+    assert told("b1", variate=False) == [], "within a boot no disk is lost: this hello is an old one"
+    assert told("b2", variate=False, unsettled=(task,)) == [], "what it has not settled has not moved it yet"
+    assert told("b3", variate=True) == []
+    assert told("b4", variate=False) == ["d-2"]
+    assert told("b5", variate=False) == [], "the same loss"
+
+
+def test_without_control_variates_nobody_can_lose_one() -> None:
+    stage = Stage()
+    stage.everybody()
+    for name in stage.config.agents:
+        stage.give(name)
+    assert recorded(stage.hello("d-2", "b2", variate=False), "lapse") == []
 
 
 def test_after_a_reconnect_nobody_counts_as_online_before_a_hello() -> None:

@@ -157,6 +157,27 @@ def test_an_update_that_carries_nothing_moves_nothing() -> None:
     assert not variate(spool).any()
 
 
+def test_a_hello_says_whether_this_disk_holds_a_variate_of_the_devices_own() -> None:
+    disk = ForgetfulDisk()
+    spool = Spool(disk, "run-1")
+    keep_pair(spool, "t1", 1)
+    assert not spool.restored().variate
+    spool.settle("t1", False, True)
+    assert Spool(disk.after_kill(), "run-1").restored().variate
+    assert not Spool(ForgetfulDisk(), "run-1").restored().variate
+    assert [hello.variate for hello in sent(Driver(Restored(variate=True)).log, m.Hello)] == [True]
+    d = Driver()
+    assert [hello.variate for hello in sent(d.log, m.Hello)] == [False]
+    d.feed(e.Disconnected(reason="x"))
+    d.feed(e.Connected())
+    d.offered()
+    d.acked()
+    d.message(m.Outcome(task="t1", sha256=SHA["b"], outcome="merged", version=1))
+    d.feed(e.Settled(task="t1", residual_norm=0.0, variate=True))
+    (hello,) = sent(d.message(m.Resync(epoch=2)), m.Hello)
+    assert hello.variate
+
+
 def test_a_damaged_control_variate_is_left_out_and_fetched_or_begun_anew() -> None:
     disk = ForgetfulDisk()
     spool = Spool(disk, "run-1")

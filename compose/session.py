@@ -9,6 +9,7 @@ import shutil
 import time
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from msgspec import Struct
 
@@ -34,6 +35,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Shards 10 MB, journal and logs some tens of MB; below this a run dies half-way.
 DISK_FREE_MIN_BYTES = 300 << 20
 DETACHED_NAME = "detached"
+SWEEP_HINT = "it was killed while it was prepared: `edgerig sweep` removes what it left"
 TOPOLOGY_NAME, COMPOSE_NAME = "topology.yaml", "compose.yaml"
 # A run's own files, which no file that a topology names may replace.
 OWN_NAMES = (
@@ -80,14 +82,12 @@ def create(
         session = make(loaded, root, lock, run, data_dir, seed)
         (root / TOPOLOGY_NAME).write_bytes(loaded.content)
         keep_sources(session.plan, root)
-    except OSError as error:
-        remove_secrets(root)
-        lock.release()
-        raise _disk_problem(root, error) from None
-    except BaseException:
-        lock.release()
-        # Nothing ran, so there is nothing to keep: a refused topology must not leave half a run behind.
+    except BaseException as error:
+        # Nothing ran, so there is nothing to keep: what cannot be prepared must not leave half a run behind.
         shutil.rmtree(root, ignore_errors=True)
+        lock.release()
+        if isinstance(error, OSError):
+            raise _disk_problem(root, error) from None
         raise
     _point_latest(runs, root)
     return session
@@ -155,9 +155,8 @@ def _new_folder(runs: Path, run: str) -> Path:
     try:
         root.mkdir(parents=True)
     except FileExistsError:
-        raise EnvironmentProblem(
-            f"there is a run {run} already in {runs}", hint="choose another --run-id"
-        ) from None
+        hint = SWEEP_HINT if is_half_made(root) else "choose another --run-id"
+        raise EnvironmentProblem(f"there is a run {run} already in {runs}", hint=hint) from None
     except OSError as error:
         raise EnvironmentProblem(f"cannot make {root}: {error.strerror}", hint="use --runs FOLDER") from None
     free = shutil.disk_usage(root).free
@@ -207,18 +206,37 @@ class RunnerLock:
         os.close(self._descriptor)
 
 
-def is_driven(root: Path) -> bool:
-    """Whether a living runner holds this run, or `edgerig up` left it running on purpose."""
+Hold = Literal["runner", "detached", "nobody", "hidden"]
+
+
+def hold_of(root: Path) -> Hold:
+    """Who keeps this run alive: its living runner, `edgerig up` (on purpose), nobody; or its lock is hidden from us."""
     try:
         if (root / DETACHED_NAME).exists():
-            return True
-        lock = RunnerLock(root)
-    except (EnvironmentProblem, PermissionError):
-        return True  # another user's run: we cannot know, and it is not ours to remove
+            return "detached"
+        descriptor = os.open(root / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        return "hidden"
     except OSError:
-        return False
-    lock.release()
-    return False
+        return "nobody"
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return "runner"
+    finally:
+        os.close(descriptor)
+    return "nobody"
+
+
+def is_driven(root: Path) -> bool:
+    """Whether a run must be left alone. Another user's must: we cannot know, and it is not ours to remove."""
+    return hold_of(root) != "nobody"
+
+
+def is_half_made(root: Path) -> bool:
+    """Whether this is what a runner left that was killed before its run was prepared: it can only be removed."""
+    names = {path.name for path in root.iterdir()} if root.is_dir() and not root.is_symlink() else set()
+    return LOCK_NAME in names and "plan.json" not in names and not is_driven(root)
 
 
 def find_run(runs: Path, name: str) -> Path:
@@ -236,9 +254,19 @@ def find_run(runs: Path, name: str) -> Path:
     known = ", ".join(
         sorted(p.parent.name for p in runs.glob("*/plan.json") if not p.parent.is_symlink())[-5:]
     )
+    if name and "/" not in name and is_half_made(folder):
+        raise EnvironmentProblem(f"the start of {name} was killed before it was prepared", hint=SWEEP_HINT)
     what = f"{len(matches)} runs begin with {name!r}" if matches else f"there is no run {name!r} in {runs}"
     raise EnvironmentProblem(what, hint=f"the newest: {known}" if known else "`edgerig run FILE` makes one")
 
 
 def plan_of(root: Path) -> Plan:
-    return load_plan(root / "plan.json")
+    """The plan of a run. Raises EnvironmentProblem if it is damaged: nothing can be said of a run without it."""
+    try:
+        return load_plan(root / "plan.json")
+    except (OSError, ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise EnvironmentProblem(
+            f"{root / 'plan.json'} cannot be read: {reason}",
+            hint="restore it from a copy, or remove the run's folder; `edgerig sweep` removes containers without it",
+        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from compose import engine
 from compose.docker_runtime import remove_run
 from compose.prepare import draft_of
-from compose.session import is_driven, remove_secrets
+from compose.services import LOCK_NAME
+from compose.session import is_driven, is_half_made, remove_secrets
 
 
 def labelled_runs(client: Any) -> dict[str, str]:
@@ -53,4 +55,8 @@ def sweep(client: Any, runs: Path, *, everything: bool = False) -> dict[str, lis
             continue
         remove_secrets(root)
         removed[root.name] = ["credentials"]
+    for root in sorted(runs.glob(f"*/{LOCK_NAME}")):
+        if is_half_made(root.parent):
+            shutil.rmtree(root.parent, ignore_errors=True)
+            removed.setdefault(root.parent.name, []).append("a run that was never prepared")
     return removed

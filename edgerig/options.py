@@ -49,4 +49,4 @@ RunId = Annotated[
 def data_dir() -> Path | None:
     """The folder of data sets, from EDGERIG_DATA."""
     value = os.environ.get("EDGERIG_DATA", "")
-    return Path(value) if value else None
+    return Path(value).expanduser() if value else None

@@ -1,15 +1,21 @@
-"""What a run is doing now and whom it waits for, read from the history files alone (so it works on any run)."""
+"""What a run is doing now and whom it waits for, from its history files; and whether anybody drives it still."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import msgspec
 from msgspec import Struct, field
 
+from compose.session import hold_of
 from history.events import Event
 from history.fields import integer, mappings, number
 from history.reader import read_history
+from history.summary import SUMMARY_NAME
 from topology.plan import Plan
+
+ENDED, DEAD = "ended", "dead"
 
 
 class DeviceStatus(Struct):
@@ -24,7 +30,8 @@ class DeviceStatus(Struct):
 
 class RunStatus(Struct):
     run: str
-    state: str = "starting"  # starting | measuring | running | finished
+    state: str = "starting"  # starting | measuring | running | finished | ended | dead
+    verdict: str = ""  # of a run that nobody drives any more and that has its record
     round: int = 0
     rounds: int = 0
     version: int = 0
@@ -43,6 +50,8 @@ class RunStatus(Struct):
         lines = [
             f"{self.run}: {self.state}, round {self.round} of {self.rounds}, version {self.version}{accuracy}"
         ]
+        if self.state in (ENDED, DEAD):
+            lines.append(f"  {self._over()}")
         lines += self._why()
         for device in self.devices:
             since = "" if device.since_s is None else f" for {device.since_s:.1f} s"
@@ -55,6 +64,11 @@ class RunStatus(Struct):
         if self.url:
             lines.append(f"  {self.url}/status, {self.url}/metrics, {self.url}/healthz")
         return "\n".join(lines)
+
+    def _over(self) -> str:
+        if self.state == ENDED:
+            return f"it came to no end of its own; verdict {self.verdict or 'unknown'}"
+        return f"its runner is gone: `edgerig down {self.run}` writes its record"
 
     def _why(self) -> list[str]:
         """For whom the run waits, since when, until when, and what each one last said and when."""
@@ -99,6 +113,33 @@ def describe(root: Path, plan: Plan) -> RunStatus:
     status.waiting_age_s = round(newest - status.waiting_age_s, 1) if status.waiting else 0.0
     status.devices = list(devices.values())
     return status
+
+
+def look(root: Path, plan: Plan) -> RunStatus:
+    """Its status now: what its history tells, and whether anybody drives it still."""
+    status = describe(root, plan)
+    if hold_of(root) == "nobody":
+        _bury(status, root)
+    return status
+
+
+def _bury(status: RunStatus, root: Path) -> None:
+    """What only the living can be: a history does not say that its runner was killed."""
+    summary = _summary(root)
+    status.verdict = str(summary.get("verdict", ""))
+    if status.state != "finished":
+        status.state = ENDED if summary else DEAD
+    status.waiting, status.url = [], ""
+    for device in status.devices:
+        device.online, device.since_s = False, None
+
+
+def _summary(root: Path) -> dict[str, Any]:
+    try:
+        found = msgspec.json.decode((root / SUMMARY_NAME).read_bytes())
+    except (OSError, msgspec.MsgspecError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _fold(status: RunStatus, devices: dict[str, DeviceStatus], since: dict[str, float], event: Event) -> None:

@@ -355,5 +355,6 @@ def _of_run(name: str, runs: Path, model: str | None) -> tuple[Any, Any, Any, in
     from learning.prepare import load_model
 
     root = find_run(runs, name)
+    plan = plan_of(root)
     version, flat, prepared = trained_model(root)
-    return load_model(model) if model else model_of(plan_of(root)), prepared, flat, version
+    return load_model(model) if model else model_of(plan), prepared, flat, version

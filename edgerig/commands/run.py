@@ -21,7 +21,7 @@ from compose.session import (
     Session,
     create,
     find_run,
-    is_driven,
+    hold_of,
     plan_of,
     remove_secrets,
 )
@@ -41,7 +41,7 @@ from edgerig.options import (
     data_dir,
 )
 from edgerig.progress import Mode, Progress
-from edgerig.status import describe
+from edgerig.status import look
 from edgerig.this_host import probed_host
 from history.collect import collect
 from history.summary import SUMMARY_NAME, Summary
@@ -172,7 +172,7 @@ def status(
         _serve_status(name, runs, serve)
         return
     root = find_run(runs, name)
-    state = describe(root, plan_of(root))
+    state = look(root, plan_of(root))
     typer.echo(json.dumps(msgspec.to_builtins(state), indent=1) if format is Format.json else state.text())
 
 
@@ -182,7 +182,7 @@ def _serve_status(name: str, runs: Path, port: int) -> None:
     def url_of() -> str:
         try:
             root = find_run(runs, name)
-            return describe(root, plan_of(root)).url
+            return look(root, plan_of(root)).url
         except (EnvironmentProblem, OSError, ValueError):
             return ""
 
@@ -240,9 +240,13 @@ def down(name: RunName = "latest", runs: RunsFolder = DEFAULT_RUNS) -> None:
     """
     root = find_run(runs, name)
     plan = plan_of(root)
-    detached = (root / DETACHED_NAME).exists()
-    if not detached and is_driven(root):
+    hold = hold_of(root)
+    if hold == "runner":
         raise EnvironmentProblem(f"{plan.run} is driven by `edgerig run`", hint="press Ctrl-C there")
+    if hold == "hidden":
+        raise EnvironmentProblem(
+            f"{plan.run} is another user's: its lock cannot be opened", hint=f"`sudo edgerig down {root}`"
+        )
     removed: list[str] = []
     if plan.runtime == "docker":
         client = engine.client()

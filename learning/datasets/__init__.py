@@ -40,10 +40,20 @@ def load(
         return _load(name, data_dir, dict(options or {}))
     except TypeError as error:
         raise DatasetError(f"data set {name}: {error}") from error
+    except OSError as error:
+        # Whatever a folder or a file refuses is a matter of the data, not of the run's own folder.
+        blame = f"check its permissions{'' if _is_path(name) else ' and EDGERIG_DATA'}"
+        raise DatasetError(
+            f"data set {name}: cannot read {error.filename or name}: {error.strerror or error}. Please {blame}"
+        ) from error
+
+
+def _is_path(name: str) -> bool:
+    return name not in DATASETS and (os.sep in name or name.endswith(".txt"))
 
 
 def _load(name: str, data_dir: str | Path | None, options: dict[str, Any]) -> Dataset:
-    if name not in DATASETS and (os.sep in name or name.endswith(".txt")):
+    if _is_path(name):
         path = Path(name)
         return load_folder(path, **options) if path.is_dir() else load_text(path, **options)
     if name not in DATASETS:
@@ -53,7 +63,7 @@ def _load(name: str, data_dir: str | Path | None, options: dict[str, Any]) -> Da
     if name not in DATASETS:
         raise DatasetError(f"unknown data set {name!r}: choose one of {', '.join(sorted(DATASETS))}")
     folder = data_dir if data_dir is not None else os.environ.get("EDGERIG_DATA")
-    return DATASETS[name](Path(folder) if folder else None, **options)
+    return DATASETS[name](Path(folder).expanduser() if folder else None, **options)
 
 
 __all__ = ["DATASETS", "Dataset", "DatasetError", "load"]

@@ -5,7 +5,6 @@ The header is checked against what is expected before anything of its claimed si
 
 from __future__ import annotations
 
-import gzip
 import struct
 import zlib
 from pathlib import Path
@@ -20,11 +19,12 @@ BYTES_MAX = 256 << 20  # five times MNIST's training images
 
 
 def read_idx(path: Path, rank: int) -> npt.NDArray[np.uint8]:
-    """A uint8 array of `rank` axes. Raises DatasetError, naming the file, whatever is in it."""
+    """A uint8 array of `rank` axes. Raises DatasetError, naming the file, whatever is in it, and OSError
+    if it cannot be read."""
+    raw = path.read_bytes()
     try:
-        raw = path.read_bytes()
         data = _unpack(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error) as error:
         raise DatasetError(f"cannot read {path}: {error}. Fetch the file again") from error
     header = 4 + 4 * rank
     if len(data) < header or data[:2] != b"\0\0" or data[2] != UINT8 or data[3] != rank:

@@ -33,6 +33,8 @@ def load_mnist(data_dir: Path | None) -> Dataset:
             "and the other three IDX files, or use mnist-mini"
         )
     folder = data_dir / "mnist" if (data_dir / "mnist").is_dir() else data_dir
+    if folder.exists() and not folder.is_dir():
+        raise DatasetError(f"{folder} is no folder: EDGERIG_DATA names the folder that holds mnist/")
     if not folder.is_dir():
         raise DatasetError(
             f"data folder {folder} does not exist: point EDGERIG_DATA at one, or use mnist-mini"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
+import tempfile
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -261,3 +264,42 @@ def test_a_shard_that_is_one_number(tmp_path):
         np.save(tmp_path / f"{name}.npy", np.float32(1))
     with pytest.raises(DatasetError, match="first axis"):
         open_shard(tmp_path)
+
+
+@pytest.fixture
+def unprivileged():
+    """Root may read everything; nobody may not."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+
+
+@pytest.mark.parametrize("closed", ["mnist", "mnist/train-labels-idx1-ubyte"])
+def test_what_may_not_be_read_is_blamed_on_the_data_not_on_the_file_s_content(closed, unprivileged):
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made) / "mnist"
+        folder.mkdir()
+        for stem in ("train", "t10k"):
+            (folder / f"{stem}-images-idx3-ubyte").write_bytes(idx(np.zeros((2, 28, 28), np.uint8)))
+            (folder / f"{stem}-labels-idx1-ubyte").write_bytes(idx(np.zeros(2, np.uint8)))
+        load("mnist", made)
+        (folder.parent / closed).chmod(0)
+        try:
+            with pytest.raises(DatasetError, match=r"Permission denied.*EDGERIG_DATA") as caught:
+                load("mnist", made)
+        finally:
+            (folder.parent / closed).chmod(0o700)
+    assert "Fetch" not in str(caught.value)
+
+
+def test_a_file_is_no_data_folder_and_a_tilde_is_a_home(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(DatasetError, match="is no folder: EDGERIG_DATA"):
+        load("mnist", tmp_path / "file")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("EDGERIG_DATA", "~/data")
+    with pytest.raises(DatasetError, match=f"{tmp_path}/data does not exist"):
+        load("mnist")

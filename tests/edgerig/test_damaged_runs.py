@@ -1,0 +1,141 @@
+"""Runs that died, were never prepared, or whose files are damaged: said in a line, with what to do next."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from compose import session
+from compose.session import DETACHED_NAME, RunnerLock
+from compose.sweep import sweep
+from edgerig import cli
+from edgerig.status import look
+from history.summary import SUMMARY_NAME
+from history.writer import HistoryWriter
+from learning.datasets import DatasetError
+from topology.plan import load_plan
+from topology.validate import load_topology
+
+EXAMPLES = Path(__file__).parents[2] / "topology" / "examples"
+
+Edgerig = Callable[..., tuple[int | str | None, str, str]]
+
+
+@pytest.fixture
+def edgerig(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Edgerig:
+    """(exit code, standard output, standard error) of a command."""
+    monkeypatch.setenv("EDGERIG_RUNS", str(tmp_path))
+
+    def ended(*words: str) -> tuple[int | str | None, str, str]:
+        monkeypatch.setattr(sys, "argv", ["edgerig", *words])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        said = capsys.readouterr()
+        return caught.value.code, said.out, said.err
+
+    return ended
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A run that was prepared and that nobody drives."""
+    made = session.create(
+        load_topology(EXAMPLES / "smoke.yaml"), runtime="process", runs=tmp_path, data_dir=None, run="r-1"
+    )
+    made.lock.release()
+    return made.root
+
+
+def begin(root: Path) -> None:
+    device = load_plan(root / "plan.json").devices[0].name
+    path = root / "nodes" / "coordinator" / "history.jsonl"
+    with closing(HistoryWriter(path, "coordinator")) as history:
+        history.append("status_served", url="http://127.0.0.1:1")
+        history.append("agent_online", agent=device, boot="b")
+        history.append("round_opened", round=1)
+
+
+def test_a_run_is_alive_exactly_while_somebody_drives_it(root: Path) -> None:
+    begin(root)
+    plan = load_plan(root / "plan.json")
+    lock = RunnerLock(root)
+    alive = look(root, plan)
+    lock.release()
+    assert (alive.state, alive.devices[0].online, bool(alive.url)) == ("running", True, True)
+    dead = look(root, plan)
+    assert (dead.state, dead.devices[0].online, dead.url) == ("dead", False, "")
+    assert "edgerig down r-1" in dead.text()
+    (root / DETACHED_NAME).touch()
+    assert look(root, plan).state == "running"
+
+
+def test_what_was_taken_down_has_ended_with_its_verdict(root: Path, edgerig: Edgerig) -> None:
+    begin(root)
+    edgerig("down", "r-1")
+    verdict = json.loads((root / SUMMARY_NAME).read_text())["verdict"]
+    state = look(root, load_plan(root / "plan.json"))
+    assert (state.state, state.verdict) == ("ended", verdict)
+    assert verdict in state.text()
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\x00\xff\x80", b"[" * 100_000, None])
+@pytest.mark.parametrize("command", ["status", "logs", "down", "check", "report", "model export", "heal"])
+def test_a_damaged_plan_is_named(command: str, content: bytes | None, root: Path, edgerig: Edgerig) -> None:
+    plan = root / "plan.json"
+    plan.unlink()
+    plan.mkdir() if content is None else plan.write_bytes(content)
+    more = {"heal": ["by-hand-1"], "model export": ["-o", str(root / "x.onnx")]}.get(command, [])
+    code, _, errors = edgerig(*command.split(), "r-1", *more)
+    assert code in (2, 3)
+    assert "plan.json cannot be read" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_start_that_was_killed_can_be_found_and_swept(tmp_path: Path, edgerig: Edgerig) -> None:
+    half = tmp_path / "half"
+    half.mkdir()
+    lock = RunnerLock(half)
+    (half / "relay.json").write_text("{}")
+    assert sweep(None, tmp_path) == {}, "it is being prepared"
+    lock.release()
+    for words in (
+        ("status", "half"),
+        ("run", str(EXAMPLES / "smoke.yaml"), "--runtime", "process", "--run-id", "half"),
+    ):
+        code, _, errors = edgerig(*words)
+        assert code == 3
+        assert "edgerig sweep" in errors
+    (tmp_path / "not-a-run").mkdir()
+    assert list(sweep(None, tmp_path)) == ["half"]
+    assert [path.name for path in tmp_path.iterdir()] == ["not-a-run"]
+
+
+@pytest.mark.parametrize("reason", [DatasetError("no"), OSError(28, "No space left on device")])
+def test_what_cannot_be_prepared_leaves_nothing(
+    reason: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise reason
+
+    monkeypatch.setattr(session, "prepare", fail)
+    with pytest.raises(Exception, match=r"no|No space left"):
+        session.create(
+            load_topology(EXAMPLES / "smoke.yaml"), runtime="process", runs=tmp_path, data_dir=None
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_somebody_else_is_not_said_to_be_driven(
+    root: Path, edgerig: Edgerig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgerig.commands import run
+
+    monkeypatch.setattr(run, "hold_of", lambda _: "hidden")
+    code, _, errors = edgerig("down", "r-1")
+    assert code == 3
+    assert "another user" in errors

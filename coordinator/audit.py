@@ -331,6 +331,8 @@ def _audit(root: Path, work: Audit) -> AuditResult:
     witnesses = Witnesses(work.rows, work.note, work.controls)
     witnesses.check_readable(history.defects)
     acked = witnesses.check_history(history.events)
+    if not any(event.node == COORDINATOR for event in history.events):
+        work.note("the coordinator's history is missing or empty: nothing bears witness for the journal")
     return AuditResult(
         ok=not work.problems,
         versions=work.recomputed,

@@ -76,6 +76,8 @@ class CoordinatorCore:
         match event:
             case e.MessageArrived():
                 self._message(turn, event.agent, event.message)
+            case e.StatusRefused():
+                presence.status_refused(turn, event)
             case e.ChunksHeard():
                 uploads.chunks_heard(turn, event)
             case e.UpdateReceived():

@@ -36,6 +36,7 @@ AnyEvent = (
     | e.Connected
     | e.Disconnected
     | e.MessageArrived
+    | e.StatusRefused
     | e.ChunksHeard
     | e.UpdateReceived
     | e.UpdateBroken

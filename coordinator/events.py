@@ -41,6 +41,12 @@ class MessageArrived(Event, frozen=True, kw_only=True):
     message: m.Up
 
 
+class StatusRefused(Event, frozen=True, kw_only=True):
+    """A status of an agent that makes no sense. It may be its last will, and no other will come."""
+
+    agent: str
+
+
 class ChunksHeard(Event, frozen=True, kw_only=True):
     """Chunks of a granted update are arriving (at most one event a second and task)."""
 

@@ -123,13 +123,13 @@ class Inbound:
             return None  # a retained status was withdrawn
         try:
             message = m.decode_up(delivery.payload)
+            reason = "" if isinstance(message, kind) else "wrong_topic"
         except m.MessageError as error:
-            self._refuse(upward.agent, delivery.topic, error.reason, size)
-            return None
-        if not isinstance(message, kind):
-            self._refuse(upward.agent, delivery.topic, "wrong_topic", size)
-            return None
-        return e.MessageArrived(agent=upward.agent, message=message)
+            reason = error.reason
+        if not reason:
+            return e.MessageArrived(agent=upward.agent, message=message)
+        self._refuse(upward.agent, delivery.topic, reason, size)
+        return e.StatusRefused(agent=upward.agent) if upward.kind == "status" else None
 
     def _chunk(self, upward: topics.Upward, delivery: Delivery, now: float) -> e.Event | Complete | None:
         payload, key = delivery.payload, (upward.agent, upward.task)

@@ -30,6 +30,19 @@ def status(turn: Turn, agent: Agent, message: m.Status) -> None:
     _announce(turn, agent, online=False)
 
 
+def status_refused(turn: Turn, event: e.StatusRefused) -> None:
+    """Gone until it says otherwise: rounds must not wait for a device whose last will cannot be read. If it is here, it
+    answers the resync.
+    """
+    agent = turn.state.agents.get(event.agent)
+    if agent is None or not agent.announced:
+        return
+    if agent.online:
+        agent.online, agent.away_since = False, turn.now
+    _announce(turn, agent, online=False)
+    turn.send(agent.name, m.Resync(epoch=turn.state.epoch))
+
+
 def _announce(turn: Turn, agent: Agent, *, online: bool) -> None:
     if agent.announced != online:
         agent.announced = online

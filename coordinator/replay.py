@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import msgspec
@@ -44,7 +45,7 @@ def replay(root: Path) -> Replayed:
     difference = ""
     for path in files:
         difference = difference or _one_boot(path, counted, decided)
-    difference = difference or _against_journal(folder / "journal.sqlite", decided)
+    difference = difference or _against_readable(folder / "journal.sqlite", decided)
     return Replayed(**counted, versions=len(decided), difference=difference)
 
 
@@ -76,10 +77,17 @@ def _one_boot(path: Path, counted: dict[str, int], decided: Merges) -> str:
     return ""
 
 
+def _against_readable(path: Path, decided: Merges) -> str:
+    try:
+        return _against_journal(path, decided)
+    except sqlite3.DatabaseError as error:
+        return f"{path.name}, which is damaged: {error}"
+
+
 def _against_journal(path: Path, decided: Merges) -> str:
     """What was committed is what was decided, but for updates that turned out unfit while they were merged."""
     if not path.exists():
-        return ""
+        return f"{path.name}, which is not there" if decided else ""
     db = connect(path, read_only=True)
     try:
         rows = db.execute(

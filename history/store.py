@@ -119,7 +119,14 @@ def _fill(db: sqlite3.Connection, events: list[Event], record: Record, summary: 
 
 def _insert(db: sqlite3.Connection, table: str, rows: Iterable[Row]) -> None:
     columns = len(db.execute(f"PRAGMA table_info({table})").fetchall())
-    db.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * columns)})", rows)
+    db.executemany(
+        f"INSERT INTO {table} VALUES ({', '.join('?' * columns)})", ([*map(_held, row)] for row in rows)
+    )
+
+
+def _held(value: object) -> object:
+    """An integer that SQLite cannot hold, as the nearest float."""
+    return float(value) if isinstance(value, int) and abs(value) > _INTEGER_MAX else value
 
 
 def _json(value: object) -> str:

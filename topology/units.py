@@ -32,6 +32,9 @@ SIZE_UNITS: Mapping[str, int] = {
     "GiB": 2**30,
 }
 
+RATE_BIT_S_MAX = 100 * 10**9  # of the fastest network interfaces; buffers and records are made for no more
+SIZE_BYTES_MAX = 1 << 50  # a petabyte; what is more is a slip of the keyboard, and too large for the records
+
 ENERGY_UNITS: Mapping[str, Decimal] = {
     "J": Decimal(1),
     "kJ": Decimal(1000),
@@ -104,6 +107,8 @@ def parse_rate(value: object) -> int:
         raise UnitError(
             "a rate is a whole number of bit/s above zero", "leave the key out for an unlimited link"
         )
+    if rate > RATE_BIT_S_MAX:
+        raise UnitError("no host can shape more than 100 Gbit/s", "leave the key out for an unlimited link")
     return int(rate)
 
 
@@ -125,6 +130,8 @@ def parse_size(value: object) -> int:
     size = number * SIZE_UNITS[unit]
     if size != size.to_integral_value():
         raise UnitError("a size is a whole number of bytes", "use a smaller unit")
+    if size > SIZE_BYTES_MAX:
+        raise UnitError("more than a petabyte", "at most 1048576 GiB")
     return int(size)
 
 

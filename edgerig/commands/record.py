@@ -18,6 +18,7 @@ from history.checks import CHECKS, run_checks
 from history.collect import collect
 from history.derive import derive
 from history.reader import read_history
+from wire.topics import COORDINATOR
 
 app = typer.Typer()
 
@@ -102,6 +103,8 @@ def check(
     \b
     edgerig check
     edgerig check RUN --only updates_conserved --format json
+
+    Exit code 1: a check failed, or nothing could be judged. One that is unknown beside others that pass is no failure.
     """
     root = find_run(runs, name)
     unknown = sorted(set(only or []) - set(CHECKS))
@@ -109,10 +112,17 @@ def check(
         raise EnvironmentProblem(
             f"no check is called {', '.join(unknown)}", hint="there are: " + ", ".join(CHECKS)
         )
-    results = run_checks(derive(read_history(root), plan_of(root)), only)
+    history = read_history(root)
+    results = run_checks(derive(history, plan_of(root)), only)
+    judged = any(event.node == COORDINATOR for event in history.events) and any(
+        result.outcome == "pass" for result in results
+    )
     if format is Format.json:
         typer.echo(json.dumps(msgspec.to_builtins(results), indent=1))
     else:
         for result in results:
             typer.echo(f"{result.outcome:<8} {result.name:<20} {result.detail}")
-    raise typer.Exit(FAILED if any(result.outcome == "fail" for result in results) else OK)
+        if not judged:
+            typer.echo("nothing could be judged: no check passed, or the coordinator's history is not there")
+    failed = any(result.outcome == "fail" for result in results)
+    raise typer.Exit(FAILED if failed or not judged else OK)

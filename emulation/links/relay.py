@@ -23,6 +23,7 @@ CONNECTIONS_MAX = 64  # per device; an agent has one, and one more while it reco
 CONNECT_WAIT_S = 10.0
 # The kernel's buffer is part of the queue: as large as the queue, not megabytes.
 RECEIVE_BUFFER_BYTES_MIN = 8_192
+RECEIVE_BUFFER_BYTES_MAX = 64 << 20  # a C int at most; the kernel gives far less (net.core.rmem_max)
 
 
 def unsupported(shape: Shape) -> list[str]:
@@ -128,7 +129,9 @@ async def _connect(
 
 def _buffer_bytes(clock: RateClock) -> int:
     rate = clock.shape.rate_bit_s
-    return 1 << 20 if rate is None else max(RECEIVE_BUFFER_BYTES_MIN, int(clock.queue_s * rate / 8))
+    if rate is None:
+        return 1 << 20
+    return min(RECEIVE_BUFFER_BYTES_MAX, max(RECEIVE_BUFFER_BYTES_MIN, int(clock.queue_s * rate / 8)))
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, clock: RateClock) -> None:

@@ -312,3 +312,12 @@ def test_bytes_that_had_room_are_missed(root: Path) -> None:
         db.execute("UPDATE updates SET payload = NULL WHERE position < 3")
     db.close()
     assert any("fit into journal_bytes_max" in problem for problem in audit(root).problems)
+
+
+@pytest.mark.parametrize("emptied", [True, False])
+def test_without_the_coordinators_history_nothing_is_proved(root: Path, emptied: bool) -> None:
+    path = root / "nodes" / "coordinator" / "history.jsonl"
+    path.write_bytes(b"") if emptied else path.unlink()
+    result = audit(root)
+    assert not result.ok
+    assert any("history is missing or empty" in problem for problem in result.problems)

@@ -6,10 +6,11 @@ import hashlib
 
 import msgspec
 import pytest
-from coordinator_world import REPORT, sha
+from coordinator_world import REPORT, make_config, sha
 from test_coordinator_stories import S, Stage, of, sent
 
 from coordinator import actions as a
+from coordinator import events as e
 from coordinator.inbound import OVER_MAX, Complete, Inbound
 from coordinator.inbox import Delivery
 from wire import chunks, topics
@@ -66,6 +67,29 @@ def test_a_message_that_makes_no_sense_names_its_sender(
     door = Door()
     assert door.take(topic, payload) is None
     assert door.refused == [refused]
+
+
+@pytest.mark.parametrize("payload", [b"\xff\xfe", HELLO, bytes(70_000)])
+def test_a_status_that_makes_no_sense_is_refused_and_told(payload: bytes) -> None:
+    door = Door()
+    assert door.take("rig/r/status/d-0", payload) == e.StatusRefused(agent="d-0")
+    assert len(door.refused) == 1
+
+
+def test_a_device_with_an_unreadable_last_will_is_gone_until_it_says_hello() -> None:
+    stage = Stage(make_config(3))
+    stage.everybody()
+    agent = stage.core.state.agents["d-1"]
+    assert agent.online
+    stage.feed(e.StatusRefused(agent="d-1"))
+    assert not agent.online
+    assert [
+        action.fields["agent"] for action in stage.done if getattr(action, "event", "") == "agent_offline"
+    ] == ["d-1"]
+    assert any(isinstance(getattr(action, "message", None), m.Resync) for action in stage.done)
+    stage.say("d-1", m.Hello(boot="b2"))
+    assert agent.online
+    stage.feed(e.StatusRefused(agent="nobody"))
 
 
 def test_a_resend_of_a_complete_update_is_nobodys_fault_and_other_bytes_are() -> None:

@@ -124,3 +124,14 @@ def test_a_full_disk_ends_the_recording_and_nothing_else(
     assert "no longer recorded" in capsys.readouterr().err
     log.append(Beginning(1, 1, make_config(1), msgspec.Raw(b"\xc0")))
     assert (tmp_path / "d.bin").read_bytes() == b""
+
+
+@pytest.mark.parametrize("kept_bytes", [None, 0, 50, 5_000])
+def test_a_damaged_journal_is_a_difference(run: tuple[Path, Recording], kept_bytes: int | None) -> None:
+    root, _ = run
+    journal = path_of(root, 1).parent / "journal.sqlite"
+    content = journal.read_bytes()
+    journal.unlink()
+    if kept_bytes is not None:
+        journal.write_bytes(content[:kept_bytes])
+    assert replay(root).difference.startswith("journal.sqlite, which is ")

@@ -51,6 +51,16 @@ def test_what_a_relay_cannot_do_is_named() -> None:
     assert [text.split(":")[0] for text in unsupported(Shape(loss=0.01, delay_s=0.0005))] == ["loss", "delay"]
 
 
+async def _started(relay: Relay) -> None:
+    assert await relay.start() > 0
+    await relay.close()
+
+
+def test_a_link_faster_than_any_buffer_can_be_relayed() -> None:
+    fast = Shape(rate_bit_s=100_000_000_000)
+    asyncio.run(_started(Relay("127.0.0.1", "127.0.0.1", 1, fast, fast)))
+
+
 @asynccontextmanager
 async def rigged(up: Shape, down: Shape) -> AsyncIterator[tuple[int, list[tuple[float, int]], Relay]]:
     """An echoing server behind a relay; yields the relay's port and what arrived at the server and when."""

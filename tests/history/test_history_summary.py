@@ -166,6 +166,16 @@ def test_a_failed_write_leaves_the_old_database(root: Path, summary: Summary) ->
     assert [path.name for path in root.iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_number_that_no_database_holds_is_kept_as_near_as_can_be(root: Path, tmp_path: Path) -> None:
+    from history import store
+
+    record = derive(read_history(root), run.make_plan())
+    huge = msgspec.structs.replace(summarize(record), seed=10**30)
+    store.write_store(tmp_path / "run.sqlite", [], record, huge)
+    with closing(open_store(tmp_path / "run.sqlite")) as db:
+        assert db.execute("SELECT seed FROM runs").fetchone() == (1e30,)
+
+
 # --- runs of which less is left ---------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from topology.units import (
+    RATE_BIT_S_MAX,
     RATE_UNITS,
     UnitError,
     parse_duration,
@@ -41,6 +42,8 @@ def test_rates(text: str, bit_s: int) -> None:
     ("value", "hint"),
     [
         ("5 Mbps", "write 5 Mbit/s"),
+        ("100.1 Gbit/s", "leave the key out for an unlimited link"),
+        ("999999999999999999999999 Gbit/s", "leave the key out for an unlimited link"),
         ("256kbps", "write 256 kbit/s"),
         ("5 mbit/s", "write 5 Mbit/s"),
         ("5 Mbit", "write 5 Mbit/s"),
@@ -122,7 +125,7 @@ def test_decimals_lose_nothing(digits: int, places: int, unit: str) -> None:
     """
     exact = Fraction(digits, 10**places) * RATE_UNITS[unit]
     text = f"{digits // 10**places}.{digits % 10**places:0{places}d}" if places else str(digits)
-    if exact.denominator == 1:
+    if exact.denominator == 1 and exact <= RATE_BIT_S_MAX:
         assert parse_rate(f"{text} {unit}") == exact
     else:
         with pytest.raises(UnitError):
@@ -134,3 +137,9 @@ def test_nothing_but_unit_errors(value: object) -> None:
     for parse in (parse_rate, parse_duration, parse_size, parse_percent, parse_ratio):
         with contextlib.suppress(UnitError):
             assert isinstance(parse(value), int | float)
+
+
+def test_a_size_beyond_a_petabyte_is_a_slip() -> None:
+    assert parse_size("1048576 GiB") == 1 << 50
+    with pytest.raises(UnitError, match="petabyte"):
+        parse_size("1048577 GiB")

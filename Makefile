@@ -45,10 +45,10 @@ test: ## every test, real containers included (some 20 minutes)
 	@$(PYTHON) scripts/lib/bounded.py $(TEST_BOUND_S) $(PYTHON) -m pytest $(PARALLEL) -m "$(PURE)"
 	@$(PYTHON) scripts/lib/bounded.py $(TEST_BOUND_S) $(PYTHON) -m pytest -m "not ($(PURE))"
 
-test-torch: ## gradients, losses and optimizers against PyTorch, in an environment of its own that has it
+test-torch: ## against PyTorch and the privacy accountant, in an environment of its own that has them
 	@scripts/setup --torch
 	@$(PYTHON_TORCH) -c 'import torch; print("test-torch: PyTorch", torch.__version__)'
-	@$(PYTHON_TORCH) scripts/lib/bounded.py $(TEST_BOUND_S) $(PYTHON_TORCH) -m pytest -m torch
+	@$(PYTHON_TORCH) scripts/lib/bounded.py $(TEST_BOUND_S) $(PYTHON_TORCH) -m pytest -m "torch or privacy"
 
 check: ## format, lint, types, import floors, generated files, unit tests
 	@scripts/setup --python-only

@@ -50,9 +50,18 @@ def missing_torch() -> str:
     return "" if find_spec("torch") else "no PyTorch here (make test-torch)"
 
 
-RINGS = {"containers": missing_docker, "netns": missing_namespaces, "torch": missing_torch}
+def missing_accountant() -> str:
+    return "" if find_spec("dp_accounting") else "the extra [privacy] is not installed (make test-torch)"
+
+
+RINGS = {
+    "containers": missing_docker,
+    "netns": missing_namespaces,
+    "torch": missing_torch,
+    "privacy": missing_accountant,
+}
 # Another job of CI has these (.ci/run).
-ELSEWHERE = {"torch"}
+ELSEWHERE = {"torch", "privacy"}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

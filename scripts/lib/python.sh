@@ -48,7 +48,7 @@ ensure_python() {
 use_torch_venv() {
     VENV="$EDGERIG_REPO/.cache/torch-venv"
     VENV_STAMP="$VENV/.edgerig-stamp"
-    VENV_EXTRAS=dev,torch
+    VENV_EXTRAS=dev,torch,privacy
 }
 
 # The stamp names what .venv was made from; the same inputs need no pip.

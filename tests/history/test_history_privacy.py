@@ -11,7 +11,7 @@ import pytest
 from history import privacy
 from topology.plan import MergePlan
 
-pytest.importorskip("dp_accounting", reason="the extra [privacy] is not installed")
+pytestmark = pytest.mark.privacy
 DELTA = 1e-5
 
 

@@ -40,7 +40,7 @@ PROBE_GAP_FRAMES = 4.0  # at 18 kbit/s a probe takes 27 ms: leave the shaper tim
 PROBE_TOTAL_S_MAX = 4.5  # slow links get fewer probes, not a slower start
 OVERLOAD = 1.5
 RATE_FRAMES = 400  # so many frames make a good rate; slow links stop at RATE_S_MAX
-RATE_S_MIN, RATE_S_MAX = 0.6, 1.5
+RATE_S_MIN, RATE_S_MAX = 0.4, 1.5
 RATE_JITTERS, RATE_S_MAX_JITTER = 60.0, 4.0  # so many deviations long, the rate's own error stays near 1 %
 FRAMES_IN_RATE_MIN = 60  # smaller frames on slow links, or there would be three arrivals to count
 GROUP_BIT_S = 100_000_000  # measured together at most: about a third of a core for sending and receiving
@@ -138,8 +138,7 @@ class LinkMeasurer:
                 for way in ways:
                     flows.append(_open(ends, way, getattr(link, way), len(flows)))
             _probe(flows)
-            for group in rate_groups(flows) if rates else []:
-                _load(group)
+            _load_all(rate_groups(flows) if rates else [])
         finally:
             for flow in flows:
                 flow.close()
@@ -302,10 +301,25 @@ def rate_groups(flows: list[_Flow]) -> list[list[_Flow]]:
     return groups
 
 
-def _load(flows: list[_Flow]) -> None:
-    """Overload every flow of the group at once; what arrives is counted, then the queues run dry."""
+def _load_all(groups: list[list[_Flow]]) -> None:
+    """One group after the other; while one is overloaded the queues of the one before run dry."""
+    receivers: dict[socket.socket, _Flow] = {}
+    dry_s = time.monotonic()
+    for group in groups:
+        receivers |= {flow.receiver: flow for flow in group}
+        _load(group, receivers)
+        dry_s = max(dry_s, time.monotonic() + max(_held_s(flow.shape) for flow in group) + SETTLE_S)
+    _receive_until(receivers, dry_s)
+
+
+def _held_s(shape: Shape) -> float:
+    """How long the last packet of an overload may be on its way."""
+    return shape.delay_s + 4 * shape.jitter_s + _queue_s(shape)
+
+
+def _load(flows: list[_Flow], receivers: dict[socket.socket, _Flow]) -> None:
+    """Overload every flow of the group at once; what arrives is counted."""
     plans = {flow.number: RatePlan.of(flow.shape.rate_bit_s or 1, flow.shape.jitter_s) for flow in flows}
-    receivers = {flow.receiver: flow for flow in flows}
     sent, ended = dict.fromkeys(plans, 0), dict.fromkeys(plans, 0.0)
     start = time.monotonic()
     end = start + max(plan.duration_s for plan in plans.values())
@@ -322,9 +336,6 @@ def _load(flows: list[_Flow]) -> None:
         _receive_until(receivers, now + TICK_S)
     for flow in flows:
         flow.offered_bit_s = sent[flow.number] * 8 / max(TICK_S, ended[flow.number] - start)
-    held = max(flow.shape.delay_s + 4 * flow.shape.jitter_s for flow in flows)
-    queued = max(_queue_s(flow.shape) for flow in flows)
-    _receive_until(receivers, time.monotonic() + held + queued + SETTLE_S)
 
 
 def _queue_s(shape: Shape) -> float:

@@ -41,7 +41,10 @@ SCHEDULES = {
     "buffered": "{kind: buffered, buffer: 2, deadline: 20 s, max_staleness: 20}",
     "asynchronous": "{kind: asynchronous, deadline: 20 s, max_staleness: 40}",
     "tiered": "{kind: tiered, tiers: 2, deadline: 15 s, quorum: 0.5}",
+    "fedat": "{kind: fedat, tiers: 2, deadline: 15 s, quorum: 0.5}",
 }
+# Where half of the devices rest at a time, a fault has to last until its target has work again.
+LONGER_S = {"tiered": 4}
 PROCESS = "process runtime"
 COLUMNS = (*SCHEDULES, PROCESS)
 
@@ -56,10 +59,10 @@ class Row(NamedTuple):
     keys: str = ""
     heal_s: int | None = 4
 
-    def entry(self) -> str:
+    def entry(self, longer_s: int = 0) -> str:
         aim = f"service: {self.target}" if "-" not in self.target else f"device: {self.target}"
         more = f", {self.keys}" if self.keys else ""
-        heal = f", heal_after: {self.heal_s} s" if self.heal_s is not None else ""
+        heal = f", heal_after: {self.heal_s + longer_s} s" if self.heal_s is not None else ""
         return f"  - {{at: {self.at_s} s, {self.kind}: {{{aim}{more}}}{heal}}}"
 
 
@@ -124,7 +127,8 @@ def run_column(column: str, rows: Sequence[Row], folder: Path) -> dict[str, str]
     wanted = [row for row in rows if not unsupported(row, column)]
     file = folder / f"{column.replace(' ', '-')}.yaml"
     policy = SCHEDULES.get(column, SCHEDULES["synchronous"])
-    file.write_text(TOPOLOGY.format(policy=policy, faults="\n".join(row.entry() for row in wanted)))
+    faults = "\n".join(row.entry(LONGER_S.get(column, 0)) for row in wanted)
+    file.write_text(TOPOLOGY.format(policy=policy, faults=faults))
     name = f"matrix-{column.split()[0]}-{os.getpid()}"
     command = [sys.executable, "-m", "edgerig", "run", str(file), "--runs", str(folder), "--run-id", name]
     command += ["--runtime", "process"] if column == PROCESS else ["--no-build"]

@@ -41,10 +41,10 @@ SCHEDULES = {
     "buffered": "{kind: buffered, buffer: 2, deadline: 20 s, max_staleness: 20}",
     "asynchronous": "{kind: asynchronous, deadline: 20 s, max_staleness: 40}",
     "tiered": "{kind: tiered, tiers: 2, deadline: 15 s, quorum: 0.5}",
-    "fedat": "{kind: fedat, tiers: 2, deadline: 15 s, quorum: 0.5}",
+    "fedat": "{kind: fedat, tiers: 2, deadline: 15 s}",
 }
-# Where half of the devices rest at a time, a fault has to last until its target has work again.
-LONGER_S = {"tiered": 4}
+# Where half of the devices rest at a time, a fault waits for a round in which its target trains: two seconds each.
+BY_ROUND = {"tiered"}
 PROCESS = "process runtime"
 COLUMNS = (*SCHEDULES, PROCESS)
 
@@ -59,11 +59,12 @@ class Row(NamedTuple):
     keys: str = ""
     heal_s: int | None = 4
 
-    def entry(self, longer_s: int = 0) -> str:
+    def entry(self, by_round: bool = False) -> str:
         aim = f"service: {self.target}" if "-" not in self.target else f"device: {self.target}"
         more = f", {self.keys}" if self.keys else ""
-        heal = f", heal_after: {self.heal_s + longer_s} s" if self.heal_s is not None else ""
-        return f"  - {{at: {self.at_s} s, {self.kind}: {{{aim}{more}}}{heal}}}"
+        heal = f", heal_after: {self.heal_s} s" if self.heal_s is not None else ""
+        when = f"when: round {self.at_s} training" if by_round else f"at: {self.at_s} s"
+        return f"  - {{{when}, {self.kind}: {{{aim}{more}}}{heal}}}"
 
 
 ROWS = (
@@ -127,7 +128,7 @@ def run_column(column: str, rows: Sequence[Row], folder: Path) -> dict[str, str]
     wanted = [row for row in rows if not unsupported(row, column)]
     file = folder / f"{column.replace(' ', '-')}.yaml"
     policy = SCHEDULES.get(column, SCHEDULES["synchronous"])
-    faults = "\n".join(row.entry(LONGER_S.get(column, 0)) for row in wanted)
+    faults = "\n".join(row.entry(column in BY_ROUND) for row in wanted)
     file.write_text(TOPOLOGY.format(policy=policy, faults=faults))
     name = f"matrix-{column.split()[0]}-{os.getpid()}"
     command = [sys.executable, "-m", "edgerig", "run", str(file), "--runs", str(folder), "--run-id", name]

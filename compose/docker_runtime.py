@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,10 @@ from history.events import Event
 from topology.plan import Plan
 
 LEFT = "when the engine is well again, `edgerig sweep` removes what is left"
+# The engine goes on with a request whose client has ended: what it makes may come after the list was taken.
+ROUNDS_MAX = 10
+AGAIN_S = 0.4
+CALM_AFTER_CUT = 5  # lists without anything, 2 s: the slowest network seen under load took one
 STOP_GRACE_S = 4  # agents go offline cleanly in under a second even at 0.15 core; the broker at once
 
 
@@ -32,11 +38,14 @@ class DockerRuntime:
         self._project = project(plan.run)
         self._engine = engine.client()
         self._compose_version = engine.compose_version()
+        self._cut_short = False
 
     def start(self) -> None:
+        self._cut_short = True
         if self._build:
             engine.compose(self._project, self._file, ["build", "--quiet"])
         engine.compose(self._project, self._file, ["up", "-d", "--no-build", "--quiet-pull"])
+        self._cut_short = False
 
     def nodes(self) -> list[NodeState]:
         label = {"label": f"{engine.LABEL_RUN}={self._plan.run}"}
@@ -64,7 +73,8 @@ class DockerRuntime:
             (folder / f"{name}.log").write_text(_logs(container, tail=20_000))
 
     def stop(self) -> None:
-        remove_run(self._engine, self._plan.run)
+        calm = CALM_AFTER_CUT if self._cut_short else 1
+        remove_run(self._engine, self._plan.run, calm=calm)
 
     def left(self) -> list[str]:
         label = {"label": f"{engine.LABEL_RUN}={self._plan.run}"}
@@ -85,12 +95,33 @@ def containers_of(client: Any, run: str) -> list[Any]:
         return list(client.containers.list(all=True, filters=label, ignore_removed=True))
 
 
-def remove_run(client: Any, run: str) -> list[str]:
+def remove_run(
+    client: Any, run: str, *, calm: int = 1, wait: Callable[[float], Any] = time.sleep
+) -> list[str]:
     """Remove a run's containers, networks and volumes by label; what was removed. Idempotent, and it needs no file.
+
+    It lists again until `calm` lists in a row were empty, at most ROUNDS_MAX times.
+    """
+    removal = _Removal()
+    empty = 0
+    for turn in range(ROUNDS_MAX):
+        if turn > 1 or empty:
+            wait(AGAIN_S)
+        empty = 0 if _remove_listed(client, run, removal) else empty + 1
+        if removal.failures:
+            raise EnvironmentProblem(
+                "Docker could not clean up everything", log=removal.failures[:5], hint=LEFT
+            )
+        if empty >= calm:
+            break
+    return removal.removed
+
+
+def _remove_listed(client: Any, run: str, removal: _Removal) -> int:
+    """Everything that the engine lists now; how much that was.
 
     hostd goes first and by SIGTERM, since it heals the host when it ends; then everybody else at once.
     """
-    removal = _Removal()
     found = containers_of(client, run)
     for container in found:
         if container.labels.get(engine.LABEL_ROLE) == "hostd":
@@ -106,9 +137,7 @@ def remove_run(client: Any, run: str) -> list[str]:
         removal.takes(f"network {network.name}", network.remove)
     for volume in volumes:
         removal.takes(f"volume {volume.name}", volume.remove, force=True)
-    if removal.failures:
-        raise EnvironmentProblem("Docker could not clean up everything", log=removal.failures[:5], hint=LEFT)
-    return removal.removed
+    return len(found) + len(networks) + len(volumes)
 
 
 class _Removal:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
+from compose import signals
 from compose.errors import EnvironmentProblem, Interrupted
 from compose.runtime import NodeState, Runtime
 from history.events import Event
@@ -25,7 +23,6 @@ AFTER_COORDINATOR_S = 40.0  # hostd waits up to 20 s for the agents, then heals
 # A restart by Docker's policy, by hand or by a fault takes a second or two; who stays away longer has ended for good.
 DEAD_GRACE_S = 10.0
 FAULT_NODES = ("hostd", "processes")  # who fires faults in the docker and in the process runtime
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PER_ROUND_SLACK_S = 30.0  # evaluation, publishing, and deadline extensions that the coordinator itself bounds
 
 
@@ -40,42 +37,6 @@ def run_timeout_s(plan: Plan) -> float:
     """No run outlives this: bring-up, then four deadlines a round (the coordinator extends a round at most thrice)."""
     rounds = plan.training.rounds * (4 * plan.policy.deadline_s + PER_ROUND_SLACK_S)
     return plan.start_timeout_s * 2 + rounds + AFTER_COORDINATOR_S
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Within, SIGINT, SIGTERM and SIGHUP raise Interrupted, once. A second one does not cut the teardown short."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    seen = False
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        nonlocal seen
-        if not seen:
-            seen = True
-            raise Interrupted(signal.Signals(number).name)
-
-    before = [(number, signal.signal(number, on_signal)) for number in SIGNALS]
-    try:
-        yield
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Within, those signals are ignored: a teardown that is cut short would leave containers behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = [(number, signal.signal(number, signal.SIG_IGN)) for number in SIGNALS]
-    try:
-        yield
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
 
 
 class Driver:
@@ -101,7 +62,8 @@ class Driver:
 
     def run(self) -> None:
         """Raises EnvironmentProblem or Interrupted; what was started is always torn down before it returns."""
-        began = self._clock()
+        began, inbox = self._clock(), signals.of_this_thread()
+        held, interrupted = inbox.held, None
         try:
             self._runtime.start()
             self.writer.append("phase", name="start", wall_s=round(self._clock() - began, 3))
@@ -109,16 +71,24 @@ class Driver:
             self.watch()
             self.writer.append("down", reason="finished", durable=True)
         except Interrupted as error:
+            interrupted = error
             self.writer.append("interrupted", signal=error.signal_name, durable=True)
             raise
         except EnvironmentProblem as error:
             self.writer.append("down", reason=error.what[:500], durable=True)
             raise
         finally:
-            with uninterrupted():
-                self._tear_down()
+            inbox.held = True  # a plain store: no signal comes between the end of the run and its teardown
+            try:
+                left = self._tear_down()
+                if interrupted is not None:
+                    interrupted.left = left
+            finally:
+                inbox.held = held
 
-    def _tear_down(self) -> None:
+    def _tear_down(self) -> list[str] | None:
+        """What is left; None where nobody could be asked."""
+        left = None
         try:
             self._runtime.save_logs(self._root / "logs")
         finally:
@@ -126,14 +96,17 @@ class Driver:
             with suppress(
                 EnvironmentProblem
             ):  # an engine that has gone cannot be asked; the check says `unknown`
-                self.writer.append("cleaned", left=self._runtime.left())
+                left = self._runtime.left()
+                self.writer.append("cleaned", left=left)
             self._pump()
             self.writer.close()
+        return left
 
     def watch(self) -> None:
         deadline = self._clock() + run_timeout_s(self._plan)
         nodes_due = ended_at = None
         while True:
+            signals.check()
             self._pump()
             now = self._clock()
             if nodes_due is None or now >= nodes_due:

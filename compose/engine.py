@@ -19,6 +19,7 @@ import docker.errors
 import requests.exceptions
 
 from compose.errors import EnvironmentProblem
+from compose.signals import deferred
 
 BUILD_SETTINGS = Path(__file__).resolve().parent.parent / ".cache" / "build.env"
 LABEL_RUN = "io.edgerig.run"
@@ -88,7 +89,28 @@ def compose(project: str, file: Path, arguments: Sequence[str]) -> str:
     """Run `docker compose`; its standard output. A failure carries the last lines of what it said."""
     command = ["docker", "compose", "--progress", "plain", "-p", project, "-f", str(file), *arguments]
     environment = {**_build_settings(), **os.environ, "DOCKER_BUILDKIT": "1", "COMPOSE_IGNORE_ORPHANS": "1"}
-    process = subprocess.Popen(
+    process: subprocess.Popen[str] | None = None
+    try:
+        with deferred():
+            process = _start(command, environment)
+        output, errors = process.communicate(timeout=COMPOSE_TIMEOUT_S)
+    except BaseException as error:  # Ctrl-C in the middle of it, too
+        if process is not None:
+            _end_group(process)
+        if isinstance(error, subprocess.TimeoutExpired):
+            awaited = f"{COMPOSE_TIMEOUT_S} s"
+            raise EnvironmentProblem(
+                f"`docker compose {arguments[0]}` did not end", awaited=awaited
+            ) from None
+        raise
+    if process.returncode != 0:
+        tail = (errors or output).strip().splitlines()[-12:]
+        raise _compose_problem(arguments[0], tail)
+    return output
+
+
+def _start(command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -98,20 +120,6 @@ def compose(project: str, file: Path, arguments: Sequence[str]) -> str:
         # Its own session: Ctrl-C goes to the runner, which tears down in order.
         start_new_session=True,
     )
-    try:
-        output, errors = process.communicate(timeout=COMPOSE_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        _end_group(process)
-        raise EnvironmentProblem(
-            f"`docker compose {arguments[0]}` did not end", awaited=f"{COMPOSE_TIMEOUT_S} s"
-        ) from None
-    except BaseException:  # Ctrl-C in the middle of it
-        _end_group(process)
-        raise
-    if process.returncode != 0:
-        tail = (errors or output).strip().splitlines()[-12:]
-        raise _compose_problem(arguments[0], tail)
-    return output
 
 
 def _end_group(process: subprocess.Popen[str]) -> None:

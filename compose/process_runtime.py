@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from compose import signals
 from compose.errors import EnvironmentProblem
 from compose.process_faults import FaultExecutor, refusal
 from compose.process_service import STOP_WAIT_S, Service
@@ -104,6 +105,7 @@ class ProcessRuntime:
     # --- what a Runtime does ---------------------------------------------------------------------------------
 
     def start(self) -> None:
+        self._refuse_taken_ports()
         self._history.append(
             "probed", backend="relay" if self._relay_ports else "none", reason=_REASON, checks={}
         )
@@ -211,6 +213,7 @@ class ProcessRuntime:
                 raise EnvironmentProblem("the broker ended while starting", log=self.log_tail("broker"))
             if self._broker_listens():
                 return
+            signals.check()
             time.sleep(0.1)
         raise EnvironmentProblem(
             "the broker does not listen",
@@ -223,11 +226,21 @@ class ProcessRuntime:
         found = listeners(os.getpid(), self._broker_port, LOOPBACK)
         ours = holds(self._services["broker"].pid, found)
         if found and not ours:
-            raise EnvironmentProblem(
-                f"port {self._broker_port} of loopback, meant for this run's broker, is held by another program",
-                hint="run it again: every run looks for ports that are free",
-            )
+            raise _taken(self._broker_port, "this run's broker")
         return ours
+
+    def _refuse_taken_ports(self) -> None:
+        """Before anything starts: a relay that finds its port taken ends, and its device would wait for nobody."""
+        for device, port in self._relay_ports.items():
+            if listeners(os.getpid(), port, LOOPBACK):
+                raise _taken(port, f"the relay of {device}")
+
+
+def _taken(port: int, user: str) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"port {port} of loopback, meant for {user}, is held by another program",
+        hint="run it again: every run looks for ports that are free",
+    )
 
 
 _REASON = "runtime process: no root and no Docker asked for; loss and CPU quotas are not emulated"

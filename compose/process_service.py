@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compose.runtime import NodeState, Role
+from compose.signals import deferred
 
 STOP_WAIT_S = 5.0  # an agent says goodbye within two seconds
 
@@ -35,7 +36,7 @@ class Service:
 
     def start(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.log, "ab") as output:
+        with open(self.log, "ab") as output, deferred():
             self.process = subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,

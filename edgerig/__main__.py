@@ -1,4 +1,4 @@
-from edgerig.cli import main
+from edgerig.entry import main
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,6 @@ from compose.errors import EnvironmentProblem, Interrupted
 from edgerig import __version__
 from edgerig.commands import baseline, calibrate, data, fault, host, model, record, run, topology
 from edgerig.exits import CONFIGURATION, ENVIRONMENT, INTERRUPTED, OK
-from edgerig.failures import say
 from learning.artifact import ArtifactError
 from learning.autodiff import AutodiffError
 from learning.datasets import DatasetError
@@ -37,7 +36,6 @@ Exit codes: 0 expectations held · 1 not (or could not be judged) · 2 bad confi
 """
 
 TYPER_INTERRUPTED = 130
-RECORDING = frozenset({"run", "down", "report"})  # commands that write a run's record
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 for group in (topology, data, run, record, baseline, host, calibrate, fault):
@@ -61,14 +59,15 @@ def _root(
     """The options of `edgerig` itself."""
 
 
-def _fail(code: int, lines: list[str], error: Exception | None = None) -> NoReturn:
-    say(lines, error)
+def _fail(code: int, lines: list[str]) -> NoReturn:
+    for line in lines:
+        print(line, file=sys.stderr)
     sys.exit(code)
 
 
 def _run_app() -> None:
     """Typer makes an exit code of its own of Ctrl-C; ours is documented. A command that starts a run has its own way
-    (`compose.driver.interruptible`).
+    (`compose.signals.interruptible`).
     """
     try:
         app()
@@ -83,7 +82,7 @@ def main() -> None:
     try:
         _run_app()
     except TopologyErrors as errors:
-        _fail(CONFIGURATION, errors.lines(), errors)
+        _fail(CONFIGURATION, errors.lines())
     except (DatasetError, PartitionError) as error:
         _fail(CONFIGURATION, [f"data: {error}"])
     except (AutodiffError, ArtifactError, BindingError) as error:
@@ -91,9 +90,9 @@ def main() -> None:
     except PluginError as error:
         _fail(CONFIGURATION, [f"plug-in: {error}"])
     except EnvironmentProblem as problem:
-        _fail(ENVIRONMENT, problem.lines(), problem)
-    except Interrupted:
-        _fail(INTERRUPTED, ["interrupted; everything this run had started is gone"])
+        _fail(ENVIRONMENT, problem.lines())
+    except Interrupted as interrupted:
+        _fail(INTERRUPTED, interrupted.lines())
     except KeyboardInterrupt:
         _fail(INTERRUPTED, ["interrupted"])
     except BrokenPipeError:
@@ -102,7 +101,5 @@ def main() -> None:
         sys.exit(OK)
     except (OSError, sqlite3.OperationalError) as error:
         # A disk that fills up while the record is written, a folder that has lost its permissions.
-        recorded = not RECORDING.isdisjoint(sys.argv[1:2])
-        again = "; `edgerig report RUN` writes a run's record again" if recorded else ""
-        blamed = EnvironmentProblem(str(error), hint=f"check free space and permissions{again}")
-        _fail(ENVIRONMENT, blamed.lines(), blamed)
+        hint = "check free space and permissions; `edgerig report RUN` writes a run's record again"
+        _fail(ENVIRONMENT, EnvironmentProblem(str(error), hint=hint).lines())

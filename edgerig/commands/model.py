@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from edgerig.exits import CONFIGURATION, FAILED
-from edgerig.failures import say
 from edgerig.options import DEFAULT_RUNS, Format, FormatOption, RunsFolder
 
 app = typer.Typer(
@@ -57,7 +56,7 @@ def _refused() -> Iterator[None]:
     try:
         yield
     except (AutodiffError, ArtifactError, JournalError, OSError) as error:
-        say([f"model: {error}"])
+        typer.echo(f"model: {error}", err=True)
         raise typer.Exit(CONFIGURATION) from error
 
 

@@ -12,7 +12,7 @@ import typer
 
 from compose import engine
 from compose.docker_runtime import DockerRuntime, containers_of, remove_run
-from compose.driver import Driver, interruptible, uninterrupted
+from compose.driver import Driver
 from compose.errors import EnvironmentProblem, Interrupted
 from compose.process_runtime import ProcessRuntime
 from compose.runtime import Runtime
@@ -25,8 +25,9 @@ from compose.session import (
     plan_of,
     remove_secrets,
 )
+from compose.signals import interruptible, of_this_thread, settle
 from coordinator.status.server import StatusServer
-from edgerig.exits import FAILED, INTERRUPTED
+from edgerig.exits import FAILED, INTERRUPTED, OK
 from edgerig.forward import forwarded
 from edgerig.options import (
     DEFAULT_RUNS,
@@ -46,6 +47,7 @@ from edgerig.this_host import probed_host
 from history.collect import collect
 from history.summary import SUMMARY_NAME, Summary
 from topology.allotment import TABLE_NAME, read_table
+from topology.plan import Plan
 from topology.validate import load_topology
 
 app = typer.Typer()
@@ -65,13 +67,15 @@ def _create(
     file: Path, runtime: RuntimeName, runs: Path, seed: int | None, run_id: str | None, *, leased: bool
 ) -> Session:
     loaded = load_topology(file, host=probed_host(runtime.value), runtime=runtime.value)
-    session = create(
+    return create(
         loaded, runtime=runtime.value, runs=runs, data_dir=data_dir(), seed=seed, run=run_id, leased=leased
     )
+
+
+def _tell_notes(session: Session) -> None:
     table = read_table(session.root / "model" / TABLE_NAME)
     for note in table.notes if table else ():
         typer.echo(f"data: {note}", err=True)
-    return session
 
 
 @app.command()
@@ -96,10 +100,18 @@ def run(
     Ends with the path of the report. Exit code 0: every expectation held.
     """
     with interruptible():
+        inbox = of_this_thread()
         session = _create(file, runtime, runs, seed, run_id, leased=True)
-        progress = Progress(Mode.json if format is Format.json else Mode.auto, session.plan, session.root)
-        summary = _drive(session, progress, build)
-    progress.close(summary)
+        try:
+            _tell_notes(session)
+            progress = Progress(Mode.json if format is Format.json else Mode.auto, session.plan, session.root)
+            summary = _drive(session, progress, build)
+        finally:
+            inbox.held = True  # a plain store: nothing comes between
+            remove_secrets(session.root)
+            session.lock.release()
+        settle(summary.exit_code)  # it is on disk: a signal while it is printed makes no other verdict of it
+        progress.close(summary)
     raise typer.Exit(summary.exit_code)
 
 
@@ -108,12 +120,20 @@ def _drive(session: Session, progress: Progress, build: bool) -> Summary:
     try:
         Driver(_runtime(session, build), session.plan, session.root, progress).run()
     except (Interrupted, EnvironmentProblem) as reason:
-        progress.close(collect(session.root, session.plan, interrupted=isinstance(reason, Interrupted)))
+        progress.close(_collected(session.root, session.plan, interrupted=isinstance(reason, Interrupted)))
         raise
     finally:
-        remove_secrets(session.root)
-        session.lock.release()
-    return collect(session.root, session.plan)
+        progress.stop()
+    return _collected(session.root, session.plan)
+
+
+def _collected(root: Path, plan: Plan, *, interrupted: bool = False) -> Summary:
+    """Ctrl-C in it costs the record, not the run: its history is on disk."""
+    try:
+        return collect(root, plan, interrupted=interrupted)
+    except (Interrupted, KeyboardInterrupt):
+        typer.echo(f"the record of {plan.run} may not be whole: `edgerig report {root}` writes it", err=True)
+        raise
 
 
 @app.command()
@@ -130,17 +150,14 @@ def up(
     edgerig up topology/examples/quickstart.yaml && edgerig status && edgerig down
     """
     with interruptible():
+        inbox = of_this_thread()
         session = _create(file, RuntimeName.docker, runs, seed, run_id, leased=False)
         (session.root / DETACHED_NAME).touch()
         try:
-            runtime = _runtime(session, build)
-            try:
-                runtime.start()
-            except BaseException:
-                with uninterrupted():
-                    runtime.stop()
-                raise
+            _tell_notes(session)
+            _start(_runtime(session, build))
         except BaseException:
+            inbox.held = True
             remove_secrets(session.root)
             (session.root / DETACHED_NAME).unlink()
             raise
@@ -149,6 +166,20 @@ def up(
     typer.echo(
         f"run {session.plan.run} is up; `edgerig status {session.plan.run}` shows it, `edgerig down` ends it"
     )
+
+
+def _start(runtime: Runtime) -> None:
+    """Up, or gone again."""
+    inbox = of_this_thread()
+    try:
+        runtime.start()
+        settle(OK)
+    except BaseException as error:
+        inbox.held = True  # a plain store: nothing comes between
+        runtime.stop()
+        if isinstance(error, Interrupted):
+            error.left = runtime.left()
+        raise
 
 
 @app.command()
@@ -192,8 +223,8 @@ def _serve_status(name: str, runs: Path, port: int) -> None:
         raise EnvironmentProblem(
             f"cannot listen on port {port}: {error}", hint="another --serve PORT"
         ) from error
-    typer.echo(f"{server.url}/status, {server.url}/metrics, {server.url}/healthz")
     try:
+        typer.echo(f"{server.url}/status, {server.url}/metrics, {server.url}/healthz")
         server.wait()
     except KeyboardInterrupt:
         pass  # how it is meant to end
@@ -221,8 +252,6 @@ def logs(
     if plan.runtime == "docker" and not found:
         runtime = DockerRuntime(plan, root, build=False)
         found = {state.name: runtime.log_tail(state.name, lines) for state in runtime.nodes()}
-    if not found:
-        raise EnvironmentProblem(f"{plan.run} has no logs", hint=f"{root / 'logs'} is empty or not there")
     if node and node not in found:
         raise EnvironmentProblem(
             f"no logs of {node!r} in {plan.run}", hint="there are: " + ", ".join(sorted(found))
@@ -260,7 +289,7 @@ def down(name: RunName = "latest", runs: RunsFolder = DEFAULT_RUNS) -> None:
     if not removed and (root / SUMMARY_NAME).exists():
         typer.echo(f"{plan.run}: nothing was up")
         return
-    summary = collect(root, plan)
+    summary = _collected(root, plan)
     typer.echo(
         f"{plan.run}: removed {len(removed)} things; verdict {summary.verdict}; {root / 'report.html'}"
     )

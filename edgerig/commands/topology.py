@@ -13,11 +13,12 @@ from compose.generated import generated_files as compose_generated
 from compose.learned import preflight
 from compose.prepare import prepare as prepare_run
 from compose.session import REPOSITORY, seeded
-from edgerig.exits import FAILED
+from edgerig.exits import CONFIGURATION, FAILED
 from edgerig.options import Format, FormatOption, RunId, Seed, TopologyFile, data_dir
 from edgerig.this_host import probed_host
 from learning.autodiff.table import document as operator_table
 from topology.compile import compile_topology
+from topology.errors import TopologyErrors
 from topology.generated import generated_files as topology_generated
 from topology.validate import load_topology
 
@@ -40,13 +41,22 @@ def validate(
     edgerig validate my-fleet.yaml
     edgerig validate my-fleet.yaml --no-host --format json
     """
-    loaded = load_topology(file, host=probed_host() if host else None)
+    try:
+        loaded = load_topology(file, host=probed_host() if host else None)
+    except TopologyErrors as errors:
+        if format is Format.text:
+            raise
+        typer.echo(json.dumps({"ok": False, "errors": [error.as_dict() for error in errors.errors]}))
+        raise typer.Exit(CONFIGURATION) from None
     plan = compile_topology(loaded.topology, "validate", sha256=loaded.sha256)
     notes = preflight(plan, data_dir())
     quotas = sum(device.cpus for device in plan.devices)
     if format is Format.json:
-        found = {"ok": True, "name": plan.name, "devices": len(plan.devices), "cpus": round(quotas, 3)}
-        typer.echo(json.dumps({**found, "notes": notes}))
+        typer.echo(
+            json.dumps(
+                {"ok": True, "name": plan.name, "devices": len(plan.devices), "cpus": round(quotas, 3)}
+            )
+        )
     else:
         typer.echo(
             f"{file}: good. {len(plan.devices)} devices, {quotas:.2f} cores in all, {plan.training.rounds} rounds"

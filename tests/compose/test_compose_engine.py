@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,8 +13,8 @@ from typing import Any
 import pytest
 
 from compose import engine
-from compose.driver import interruptible, uninterrupted
 from compose.errors import EnvironmentProblem, Interrupted
+from compose.signals import interruptible
 
 # `docker` starts the compose plugin as its child; this one says when it is there, and will not hear of SIGTERM.
 STUBBORN = """#!/bin/sh
@@ -66,14 +65,6 @@ def test_what_compose_says_becomes_advice(
         engine.compose("p", tmp_path / "compose.yaml", ["up"])
     assert said in caught.value.log[-1]
     assert hint in caught.value.hint
-
-
-def test_a_signal_does_not_cut_a_teardown_short() -> None:
-    done = False
-    with interruptible(), uninterrupted():
-        os.kill(os.getpid(), signal.SIGTERM)
-        done = True
-    assert done
 
 
 def an_engine(*subnets: str) -> Any:

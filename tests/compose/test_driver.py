@@ -34,7 +34,7 @@ def a_plan() -> Plan:
 class FakeRuntime:
     """Plays a script of node states; remembers what was asked of it."""
 
-    def __init__(self, script: list[dict[str, int | None]], failure: Exception | None = None) -> None:
+    def __init__(self, script: list[dict[str, int | None]], failure: BaseException | None = None) -> None:
         self.script, self.failure = script, failure
         self.stopped = 0
         self.handled: list[Event] = []
@@ -149,7 +149,7 @@ def test_a_run_that_hangs_is_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failure", [EnvironmentProblem("no"), Interrupted("SIGINT")])
-def test_whatever_stops_it_is_torn_down_and_recorded(tmp_path: Path, failure: Exception) -> None:
+def test_whatever_stops_it_is_torn_down_and_recorded(tmp_path: Path, failure: BaseException) -> None:
     runtime = FakeRuntime([UP], failure)
     driver, _, _ = drive(tmp_path, runtime)
     with pytest.raises(type(failure)):

@@ -117,6 +117,8 @@ def test_a_process_that_takes_its_time_to_end_is_started_again_when_it_has(tmp_p
     while not service.log.read_text() and time.monotonic() < deadline:
         os.sched_yield()
     os.kill(service.pid, signal.SIGSTOP)  # it will not end before it is let go
+    while _state(service.pid) not in STOPPED and time.monotonic() < deadline:
+        os.sched_yield()  # of two signals that wait, the kernel would deliver the SIGTERM first
     history = HistoryWriter(tmp_path / "nodes" / "processes" / "history.jsonl", "processes")
     executor = FaultExecutor({"pi-1": service}, history)
     executor.perform([Apply(fault("stop"), lateness_s=0.0)], 1.0)

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
-from compose import session
+from compose import session, signals
+from compose.driver import Driver
 from compose.process_runtime import BROKER_WAIT_S
 from edgerig import cli
-from edgerig.commands import record
+from edgerig.commands import record, run
+from history.derive import derive
 from history.reader import read_history
+from history.summarize import summarize
+from history.summary import Summary
+from topology.plan import Plan
 from topology.validate import load_topology
 
 EXAMPLES = Path(__file__).parents[2] / "topology" / "examples"
@@ -52,6 +59,64 @@ def test_a_port_that_another_program_holds_is_named_at_once(
     events = read_history((tmp_path / "latest").resolve()).events
     moments = [event.mono_s for event in events if event.event in ("probed", "down")]
     assert max(moments) - min(moments) < BROKER_WAIT_S / 4, "not as the end of a broker that gives up"
+
+
+def test_a_relays_port_that_another_program_holds_is_named_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        choose = session.choose_ports
+
+        def chosen(plan: Plan) -> tuple[int, dict[str, int]]:
+            broker, relays = choose(plan)
+            return broker, {**relays, min(relays): port}
+
+        monkeypatch.setattr(session, "choose_ports", chosen)
+        words = ("run", str(EXAMPLES / "smoke.yaml"), "--runtime", "process", "--runs", str(tmp_path))
+        assert ended(monkeypatch, *words) == 3
+    said = capsys.readouterr().err
+    assert f"port {port} of loopback, meant for the relay of" in said
+    assert "run it again" in said
+    events = [event.event for event in read_history((tmp_path / "latest").resolve()).events]
+    assert "container_started" not in events
+
+
+def test_a_signal_after_the_record_is_written_leaves_no_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the first place where the interpreter looks for one again: the record is freed before it does."""
+
+    def come(frame: FrameType, event: str, _argument: object) -> None:
+        if event in ("call", "c_return"):
+            sys.setprofile(None)
+            signals.of_this_thread().on_signal(signal.SIGTERM, frame)
+
+    def collected(root: Path, plan: Plan, **_: object) -> Summary:
+        summary = summarize(derive(read_history(root), plan))
+        sys.setprofile(come)
+        return summary
+
+    monkeypatch.setattr(run, "_drive", lambda session, *_: collected(session.root, session.plan))
+    words = ("run", str(EXAMPLES / "smoke.yaml"), "--runtime", "process", "--runs", str(tmp_path))
+    ended(monkeypatch, *words)
+    assert sys.getprofile() is None
+    assert not ((tmp_path / "latest").resolve() / "private").exists()
+
+
+def test_ctrl_c_while_the_record_is_written_says_how_to_write_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(run, "collect", interrupt)
+    monkeypatch.setattr(Driver, "run", lambda self: None)
+    words = ("run", str(EXAMPLES / "smoke.yaml"), "--runtime", "process", "--runs", str(tmp_path))
+    assert ended(monkeypatch, *words) == 4
+    root = (tmp_path / "latest").resolve()
+    assert f"`edgerig report {root}`" in capsys.readouterr().err
+    assert not (root / "private").exists()
 
 
 def test_files_of_one_name_are_a_bad_configuration(

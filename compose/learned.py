@@ -68,7 +68,7 @@ def preflight(plan: Plan, data_dir: Path | None) -> list[str]:
         if plan.data.dataset in DATASETS and data_dir is None:
             model = model_of(plan)
             make_artifact(plan, None, model)
-            return [f"the data were not checked: {error}"]
+            return [f"the data were not checked, and a run here will be refused: {error}"]
         raise
     require_batches(plan, {share.device: share.samples for share in table.shares})
     return list(table.notes)

@@ -34,6 +34,7 @@ from topology.validate import Loaded
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Shards 10 MB, journal and logs some tens of MB; below this a run dies half-way.
 DISK_FREE_MIN_BYTES = 300 << 20
+NAME_BYTES_MAX = 255  # of a file or folder (limits.h)
 DETACHED_NAME = "detached"
 SWEEP_HINT = "it was killed while it was prepared: `edgerig sweep` removes what it left"
 TOPOLOGY_NAME, COMPOSE_NAME = "topology.yaml", "compose.yaml"
@@ -242,6 +243,10 @@ def is_half_made(root: Path) -> bool:
 def find_run(runs: Path, name: str) -> Path:
     """The folder of a run by id, by unique prefix, by path, or `latest`."""
     direct = Path(name)
+    if any(len(os.fsencode(part)) > NAME_BYTES_MAX for part in direct.parts):
+        raise EnvironmentProblem(
+            f"no run has a name as long as {name[:40]}...", hint="`edgerig status --help`"
+        )
     if (direct / "plan.json").exists():
         return direct.resolve()
     folder = runs / name

@@ -11,7 +11,7 @@ from compose import engine
 from compose.docker_runtime import remove_run
 from compose.prepare import draft_of
 from compose.services import LOCK_NAME
-from compose.session import is_driven, is_half_made, remove_secrets
+from compose.session import COMPOSE_NAME, is_driven, is_half_made, remove_secrets
 
 
 def labelled_runs(client: Any) -> dict[str, str]:
@@ -33,6 +33,12 @@ def _networks_and_volumes(client: Any, only: dict[str, str]) -> Iterator[Any]:
 
 def _labels(item: Any) -> dict[str, str]:
     return item.attrs.get("Labels") or {}
+
+
+def containers_expected(runs: Path, *, everything: bool = False) -> bool:
+    """Whether a dead run of the docker runtime still has its credentials, and so most likely its containers."""
+    roots = {path.parent for path in runs.glob(f"*/{COMPOSE_NAME}") if (path.parent / "private").exists()}
+    return any(not root.is_symlink() and (everything or not is_driven(root)) for root in roots)
 
 
 def sweep(client: Any, runs: Path, *, everything: bool = False) -> dict[str, list[str]]:

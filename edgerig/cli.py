@@ -12,6 +12,7 @@ from compose.errors import EnvironmentProblem, Interrupted
 from edgerig import __version__
 from edgerig.commands import baseline, calibrate, data, fault, host, model, record, run, topology
 from edgerig.exits import CONFIGURATION, ENVIRONMENT, INTERRUPTED, OK
+from edgerig.failures import say
 from learning.artifact import ArtifactError
 from learning.autodiff import AutodiffError
 from learning.datasets import DatasetError
@@ -36,6 +37,7 @@ Exit codes: 0 expectations held · 1 not (or could not be judged) · 2 bad confi
 """
 
 TYPER_INTERRUPTED = 130
+RECORDING = frozenset({"run", "down", "report"})  # commands that write a run's record
 
 app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 for group in (topology, data, run, record, baseline, host, calibrate, fault):
@@ -59,9 +61,8 @@ def _root(
     """The options of `edgerig` itself."""
 
 
-def _fail(code: int, lines: list[str]) -> NoReturn:
-    for line in lines:
-        print(line, file=sys.stderr)
+def _fail(code: int, lines: list[str], error: Exception | None = None) -> NoReturn:
+    say(lines, error)
     sys.exit(code)
 
 
@@ -82,7 +83,7 @@ def main() -> None:
     try:
         _run_app()
     except TopologyErrors as errors:
-        _fail(CONFIGURATION, errors.lines())
+        _fail(CONFIGURATION, errors.lines(), errors)
     except (DatasetError, PartitionError) as error:
         _fail(CONFIGURATION, [f"data: {error}"])
     except (AutodiffError, ArtifactError, BindingError) as error:
@@ -90,7 +91,7 @@ def main() -> None:
     except PluginError as error:
         _fail(CONFIGURATION, [f"plug-in: {error}"])
     except EnvironmentProblem as problem:
-        _fail(ENVIRONMENT, problem.lines())
+        _fail(ENVIRONMENT, problem.lines(), problem)
     except Interrupted as interrupted:
         _fail(INTERRUPTED, interrupted.lines())
     except KeyboardInterrupt:
@@ -101,5 +102,7 @@ def main() -> None:
         sys.exit(OK)
     except (OSError, sqlite3.OperationalError) as error:
         # A disk that fills up while the record is written, a folder that has lost its permissions.
-        hint = "check free space and permissions; `edgerig report RUN` writes a run's record again"
-        _fail(ENVIRONMENT, EnvironmentProblem(str(error), hint=hint).lines())
+        recorded = not RECORDING.isdisjoint(sys.argv[1:2])
+        again = "; `edgerig report RUN` writes a run's record again" if recorded else ""
+        blamed = EnvironmentProblem(str(error), hint=f"check free space and permissions{again}")
+        _fail(ENVIRONMENT, blamed.lines(), blamed)

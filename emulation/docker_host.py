@@ -31,6 +31,10 @@ EVENTS_MAX = 1_000  # waiting to be looked at; each says only "look again"
 Role = Literal["agent", "broker", "coordinator", "hostd", "init", "report"]
 
 
+def engine_address() -> str:
+    return os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+
+
 class DockerProblem(RuntimeError):
     """The daemon did not do what was asked; the text says what and why."""
 
@@ -82,12 +86,10 @@ class DockerHost:
         self.run = run
         try:
             # Typed Any: updating NanoCpus needs calls the library has but does not offer.
-            self._client: Any = docker.DockerClient(
-                base_url="unix:///var/run/docker.sock", timeout=API_WAIT_S
-            )
+            self._client: Any = docker.from_env(timeout=API_WAIT_S)
             self._version: dict[str, Any] = self._client.version()
         except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-            raise DockerProblem(f"no Docker Engine at /var/run/docker.sock: {error}") from None
+            raise DockerProblem(f"no Docker Engine at {engine_address()}: {error}") from None
         self._events: queue.Queue[str] = queue.Queue(EVENTS_MAX)
         self._hogs: dict[str, subprocess.Popen[bytes]] = {}
         self._label = f"{LABEL_RUN}={run}"

@@ -92,6 +92,16 @@ def load_bytes(content: bytes, source: str = "") -> Document:
     return Document(data, builder.lines, source)
 
 
+def load_value(text: str) -> Any:
+    """One value as it could stand in a topology: what a command's option says. Raises TopologyErrors."""
+    root = _compose(text, text)
+    builder = _Builder(text)
+    value = builder.build(root, ()) if root is not None else None
+    if builder.errors:
+        raise TopologyErrors(builder.errors, text)
+    return value
+
+
 def _compose(text: str, source: str) -> yaml.Node | None:
     try:
         loader = _CoreLoader(text)

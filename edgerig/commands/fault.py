@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from compose.errors import EnvironmentProblem
 from compose.session import find_run, plan_of
 from edgerig.exits import FAILED, OK
 from edgerig.options import DEFAULT_RUNS, RunsFolder
 from emulation.control import SOCKET_NAME, Answer, FaultRequest, HealRequest, Request, ask
+from topology.errors import TopologyErrors
 from topology.faults import plans_of
-from topology.loader import Document, load_file
+from topology.loader import Document, load_file, load_value
 from topology.plan import FaultPlan
 from topology.schema.faults import FAULTS
 from topology.validate import validate
@@ -102,7 +102,10 @@ def _setting(text: str) -> tuple[str, Any]:
     key, found, value = text.partition("=")
     if not found or not key:
         raise typer.BadParameter(f"{text!r}: a key and a value are wanted, as in factor=0.5")
-    return key, yaml.safe_load(value)
+    try:
+        return key, load_value(value)
+    except TopologyErrors as errors:
+        raise typer.BadParameter(f"{text!r}: {errors.errors[0]}") from None
 
 
 def _strike(root: Path, kind: str, target: str, keys: dict[str, Any], heal_after: str | None) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from compose import engine
 from compose.errors import EnvironmentProblem
+from compose.sweep import containers_expected
 from compose.sweep import sweep as sweep_host
 from edgerig.exits import ENVIRONMENT, OK
 from edgerig.options import DEFAULT_RUNS, Format, FormatOption, RunsFolder
@@ -56,18 +57,29 @@ def sweep(
     \b
     edgerig sweep           runs whose runner is dead
     edgerig sweep --all     every run on this host
+
+    Exit code 3: a dead run had containers, and there is no Docker Engine that could tell whether it has them still.
     """
-    try:
-        client = engine.client()
-    except EnvironmentProblem:
-        # What runs of the process runtime left needs no engine.
-        sweep_host(None, runs, everything=everything)
-        raise
+    client, problem = _engine()
+    orphaned = problem is not None and containers_expected(runs, everything=everything)
     removed = sweep_host(client, runs, everything=everything)
     if format is Format.json:
         typer.echo(json.dumps(removed, indent=1))
-        return
-    for run, things in removed.items():
-        typer.echo(f"{run}: removed {', '.join(things) or 'nothing'}")
-    if not removed:
-        typer.echo("nothing to sweep")
+    else:
+        typer.echo("\n".join(_swept(removed)))
+    if problem is not None:
+        typer.echo(f"containers could not be looked at: {problem.what}", err=True)
+    raise typer.Exit(ENVIRONMENT if orphaned else OK)
+
+
+def _engine() -> tuple[Any, EnvironmentProblem | None]:
+    """What runs of the process runtime left needs no engine."""
+    try:
+        return engine.client(), None
+    except EnvironmentProblem as problem:
+        return None, problem
+
+
+def _swept(removed: dict[str, list[str]]) -> list[str]:
+    lines = [f"{run}: removed {', '.join(things) or 'nothing'}" for run, things in removed.items()]
+    return lines or ["nothing to sweep"]

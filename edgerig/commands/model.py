@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from edgerig.exits import CONFIGURATION, FAILED
+from edgerig.failures import say
 from edgerig.options import DEFAULT_RUNS, Format, FormatOption, RunsFolder
 
 app = typer.Typer(
@@ -56,7 +57,7 @@ def _refused() -> Iterator[None]:
     try:
         yield
     except (AutodiffError, ArtifactError, JournalError, OSError) as error:
-        typer.echo(f"model: {error}", err=True)
+        say([f"model: {error}"])
         raise typer.Exit(CONFIGURATION) from error
 
 

@@ -252,6 +252,8 @@ def logs(
     if plan.runtime == "docker" and not found:
         runtime = DockerRuntime(plan, root, build=False)
         found = {state.name: runtime.log_tail(state.name, lines) for state in runtime.nodes()}
+    if not found:
+        raise EnvironmentProblem(f"{plan.run} has no logs", hint=f"{root / 'logs'} is empty or not there")
     if node and node not in found:
         raise EnvironmentProblem(
             f"no logs of {node!r} in {plan.run}", hint="there are: " + ", ".join(sorted(found))

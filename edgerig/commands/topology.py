@@ -13,12 +13,11 @@ from compose.generated import generated_files as compose_generated
 from compose.learned import preflight
 from compose.prepare import prepare as prepare_run
 from compose.session import REPOSITORY, seeded
-from edgerig.exits import CONFIGURATION, FAILED
+from edgerig.exits import FAILED
 from edgerig.options import Format, FormatOption, RunId, Seed, TopologyFile, data_dir
 from edgerig.this_host import probed_host
 from learning.autodiff.table import document as operator_table
 from topology.compile import compile_topology
-from topology.errors import TopologyErrors
 from topology.generated import generated_files as topology_generated
 from topology.validate import load_topology
 
@@ -41,22 +40,13 @@ def validate(
     edgerig validate my-fleet.yaml
     edgerig validate my-fleet.yaml --no-host --format json
     """
-    try:
-        loaded = load_topology(file, host=probed_host() if host else None)
-    except TopologyErrors as errors:
-        if format is Format.text:
-            raise
-        typer.echo(json.dumps({"ok": False, "errors": [error.as_dict() for error in errors.errors]}))
-        raise typer.Exit(CONFIGURATION) from None
+    loaded = load_topology(file, host=probed_host() if host else None)
     plan = compile_topology(loaded.topology, "validate", sha256=loaded.sha256)
     notes = preflight(plan, data_dir())
     quotas = sum(device.cpus for device in plan.devices)
     if format is Format.json:
-        typer.echo(
-            json.dumps(
-                {"ok": True, "name": plan.name, "devices": len(plan.devices), "cpus": round(quotas, 3)}
-            )
-        )
+        found = {"ok": True, "name": plan.name, "devices": len(plan.devices), "cpus": round(quotas, 3)}
+        typer.echo(json.dumps({**found, "notes": notes}))
     else:
         typer.echo(
             f"{file}: good. {len(plan.devices)} devices, {quotas:.2f} cores in all, {plan.training.rounds} rounds"

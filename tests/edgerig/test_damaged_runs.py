@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -15,6 +16,7 @@ from compose.session import DETACHED_NAME, RunnerLock
 from compose.sweep import sweep
 from edgerig import cli
 from edgerig.status import look
+from emulation.docker_host import DockerHost, DockerProblem
 from history.summary import SUMMARY_NAME
 from history.writer import HistoryWriter
 from learning.datasets import DatasetError
@@ -139,3 +141,70 @@ def test_a_run_of_somebody_else_is_not_said_to_be_driven(
     code, _, errors = edgerig("down", "r-1")
     assert code == 3
     assert "another user" in errors
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status", "x" * 5_000), ("status", "x" * 5_000 + "/y"), ("logs", "r-1"), ("report", "nobody"),
+        ("validate", "{folder}/none.yaml"), ("validate", "{folder}/folder.yaml"), ("data", "{folder}/data.yaml"),
+        ("validate", "{folder}/data.yaml"), ("run", "{folder}/none.yaml"), ("model", "inspect", "{folder}/no.onnx"),
+    ],
+)  # fmt: skip
+def test_errors_are_json_where_that_is_asked_for(
+    words: tuple[str, ...], root: Path, edgerig: Edgerig, tmp_path: Path
+) -> None:
+    text = (EXAMPLES / "smoke.yaml").read_text()
+    (tmp_path / "model.onnx").mkdir()
+    (tmp_path / "folder.yaml").write_text(re.sub(r"(?m)^model: .*$", "model: model.onnx", text))
+    (tmp_path / "data.yaml").write_text(text.replace("mnist-mini", "./model.onnx"))
+    wants_json = words[0] not in ("logs",)
+    code, out, errors = edgerig(
+        *(word.format(folder=tmp_path) for word in words), *(["--format", "json"] if wants_json else [])
+    )
+    assert code in (2, 3)
+    assert "Traceback" not in errors
+    assert "free space" not in errors
+    assert "report RUN" not in errors
+    assert len(errors) < 1_000
+    if wants_json:
+        found = json.loads(out)
+        assert not found["ok"]
+        assert all(error["message"] for error in found["errors"])
+
+
+def test_a_sweep_without_docker_says_what_it_swept(
+    root: Path, edgerig: Edgerig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{root}/no.sock")
+    code, out, errors = edgerig("sweep", "--format", "json")
+    assert (code, json.loads(out)) == (0, {"r-1": ["credentials"]})
+    assert "containers could not be looked at" in errors
+    assert edgerig("sweep")[:2] == (0, "nothing to sweep\n")
+
+
+def test_a_sweep_without_docker_does_not_call_a_run_of_containers_swept(
+    root: Path, edgerig: Edgerig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{root}/no.sock")
+    (root / "compose.yaml").touch()
+    assert edgerig("sweep")[:2] == (3, "r-1: removed credentials\n")
+
+
+def test_the_doctor_asks_the_engine_that_runs_would_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
+    with pytest.raises(DockerProblem, match=f"no Docker Engine at unix://{tmp_path}/no.sock"):
+        DockerHost("x")
+
+
+def test_a_valid_file_that_a_run_would_refuse_is_said_to_be_so(
+    tmp_path: Path, edgerig: Edgerig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EDGERIG_DATA", raising=False)
+    file = tmp_path / "t.yaml"
+    file.write_text((EXAMPLES / "smoke.yaml").read_text().replace("mnist-mini", "mnist"))
+    code, out, _ = edgerig("validate", "--no-host", "--format", "json", str(file))
+    assert code == 0
+    assert "a run here will be refused" in json.loads(out)["notes"][0]

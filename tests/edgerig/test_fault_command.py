@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
-from edgerig.commands.fault import planned
+from edgerig.commands.fault import _setting, planned
 from topology.errors import TopologyErrors
 from topology.loader import load_file
 
@@ -46,3 +47,20 @@ def test_what_is_wrong_is_named(kind: str, target: str, keys: dict[str, Any], pa
     with pytest.raises(TopologyErrors) as caught:
         planned(FILE, kind, target, keys, None)
     assert path in {error.path for error in caught.value.errors}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1:30", "1:30"), ("no", "no"), ("0.5", 0.5), ("true", True), ("{up: 1 Mbit/s}", {"up": "1 Mbit/s"})],
+)
+def test_a_setting_is_what_it_would_be_in_a_file(text: str, value: object) -> None:
+    assert _setting(f"key={text}") == ("key", value)
+
+
+@pytest.mark.parametrize(
+    "text", ["factor", "=1", "factor=[", "factor={a: 1, a: 2}", "factor=!!python/name:os", "factor=\x00"]
+)
+def test_a_setting_that_is_no_value_is_a_usage_error(text: str) -> None:
+    with pytest.raises(typer.BadParameter) as caught:
+        _setting(text)
+    assert caught.value.exit_code == 2

@@ -42,5 +42,7 @@ def test_the_table_has_a_cell_for_everything_and_says_what_was_not_run() -> None
     assert {row.kind for row in matrix.ROWS} == set(FAULTS)
     lines = matrix.table({"buffered": {"kill": "pass"}}).splitlines()
     assert len(lines) == 2 + len(matrix.ROWS)
-    assert lines[2] == "| kill | not run | pass | not run | not run | not run |"
+    assert lines[2].split(" | ")[1:] == [
+        "pass" if column == "buffered" else "not run" for column in matrix.COLUMNS[:-1]
+    ] + ["not run |"]
     assert any("unsupported: needs containers" in line for line in lines)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 Path = tuple[str | int, ...]
 _VALUE_CHARACTERS_MAX = 80  # enough to recognise a value by; a pasted blob stays out of the terminal
 
+LINES_MAX = 100  # a hundred slips are read and mended; thousands have one cause. `--format json` has them all
+
 MISSING = object()  # the value of a key that is not there
 
 
@@ -59,7 +61,9 @@ class TopologyErrors(ValueError):
         """One line for the file and the count, then one for each error."""
         count = len(self.errors)
         head = f"{self.source or 'topology'}: {count} error{'' if count == 1 else 's'}"
-        return [head, *(f"  {error}" for error in self.errors)]
+        shown = [f"  {error}" for error in self.errors[:LINES_MAX]]
+        more = count - len(shown)
+        return [head, *shown, *([f"  and {more} more"] if more else [])]
 
 
 def join_path(parts: Sequence[str | int]) -> str:

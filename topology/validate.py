@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
@@ -32,7 +32,8 @@ _STAND_INS: Mapping[str, Any] = {
     "model": "mlp",
     "training": {"rounds": 1},
 }
-_ANY_FAULT: Mapping[str, Any] = {"at": "1 s", "kill": {"device": "*"}}
+# One that strikes nobody: a fault that nobody wrote must not contradict those that somebody did.
+_ANY_FAULT: Mapping[str, Any] = {"churn": {"device": "*", "every": "24 h", "down": "1 s", "during": "1 us"}}
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ def validate(document: Document, *, host: Host | None = None, runtime: Runtime =
         errors += [convert(detail, document) for detail in details]
         repaired, broken = _repaired(document.data, [detail["loc"] for detail in details])
         topology = Topology.model_validate(repaired, context=context)
+    told = {error.path for error in errors}
+    errors += [error for error in _empty(document) if error.path not in told]
     problems = [*checks.problems(topology, broken)]
     if host is not None and broken.isdisjoint({"devices", "resources"}):
         problems += host_problems(topology, host, runtime)
@@ -82,6 +85,21 @@ def validate(document: Document, *, host: Host | None = None, runtime: Runtime =
     if errors:
         raise TopologyErrors(errors, document.source)
     return topology
+
+
+def _empty(document: Document) -> Iterator[TopologyError]:
+    """Keys without a value. `link:` with its numbers forgotten would be a link without limits, not a default."""
+    waiting: list[tuple[Path, Any]] = [((), document.data)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, dict | list):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            waiting += [((*path, key), inner) for key, inner in items]
+        elif value is None:
+            line = line_of(document.lines, path)
+            yield TopologyError(
+                join_path(path), None, "has no value", "write one, or leave the key out", line
+            )
 
 
 def _repaired(data: Mapping[str, Any], locations: Iterable[Path]) -> tuple[dict[str, Any], set[str]]:

@@ -24,6 +24,13 @@ _TYPES = {
     "float_type": "a number is wanted",
 }
 
+_LENGTHS = {
+    "too_short": "at least {min_length} wanted, {actual_length} found",
+    "too_long": "at most {max_length} wanted, {actual_length} found",
+    "string_too_short": "at least {min_length} characters wanted",
+    "string_too_long": "at most {max_length} characters wanted",
+}
+
 
 def convert(detail: ErrorDetails, document: Document) -> TopologyError:
     """One error of pydantic, with the path as the file has it and the line."""
@@ -61,6 +68,8 @@ def _words(detail: ErrorDetails, path: Path) -> tuple[str, str]:
         return "not allowed here", did_you_mean(detail["input"], allowed)
     if kind == "string_pattern_mismatch":
         return "not a name", "small letters, digits and hyphens"
+    if kind in _LENGTHS:
+        return _LENGTHS[kind].format(**context), ""
     if kind in _TYPES:
         keys = _keys_at(path)
         return _TYPES[kind], f"keys: {', '.join(keys)}" if keys and "mapping" in _TYPES[kind] else ""

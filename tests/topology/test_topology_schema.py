@@ -226,3 +226,64 @@ def _problems_of_object(
         else:
             found.append(f"{path}.{key}: unknown")
     return found + [f"{path}.{key}: missing" for key in schema.get("required", []) if key not in value]
+
+
+def errors_in(text: str) -> list[tuple[str, str]]:
+    with pytest.raises(TopologyErrors) as caught:
+        parse_topology(text)
+    return [(error.path, error.message) for error in caught.value.errors]
+
+
+WHOLE = """
+name: x
+devices: {a: {profile: laptop, cpus: 0.1, link: LINK}}
+data: {dataset: mnist-mini}
+model: mlp
+training: {rounds: 2}
+"""
+
+
+@pytest.mark.parametrize("link", ["", "{up: }", "{up: 1 Mbit/s, delay: }", "{up: {rate: ~}}"])
+def test_a_key_without_a_value_is_no_default(link: str) -> None:
+    parse_topology(WHOLE.replace("LINK", "{up: 1 Mbit/s}"))
+    ((path, message),) = errors_in(WHOLE.replace("LINK", link))
+    assert path.startswith("devices.a.link")
+    assert message == "has no value"
+
+
+def test_an_empty_key_that_is_an_error_anyway_is_named_once() -> None:
+    found = errors_in(WHOLE.replace("LINK", "4g").replace("{rounds: 2}", ""))
+    assert [path for path, _ in found] == ["training"]
+
+
+def test_faults_that_are_none_contradict_nobody() -> None:
+    faults = "faults: [1, 2, {at: 2 s, kill: {device: a-1}}]\n"
+    found = errors_in(WHOLE.replace("LINK", "4g") + faults)
+    assert found == [("faults[0]", "a mapping is wanted"), ("faults[1]", "a mapping is wanted")]
+
+
+@pytest.mark.parametrize(
+    ("condition", "good"), [("2", 1), ("99", 0), ("'>= 3'", 0), ("'> 2'", 0), ("'> 1'", 1), ("'<= 9'", 1)]
+)
+def test_no_more_rounds_are_expected_than_there_are(condition: str, good: int) -> None:
+    text = WHOLE.replace("LINK", "4g") + f"expect: {{rounds: {condition}}}\n"
+    if good:
+        parse_topology(text)
+    else:
+        assert errors_in(text) == [("expect.rounds", "the run has 2 rounds")]
+
+
+def test_a_length_is_said_in_plain_words() -> None:
+    found = dict(errors_in(WHOLE.replace("{a: {profile: laptop, cpus: 0.1, link: LINK}}", "{}")))
+    assert found["devices"] == "at least 1 wanted, 0 found"
+    found = dict(errors_in(WHOLE.replace("LINK", "4g").replace("name: x", f"name: {'x' * 99}")))
+    assert found["name"] == "at most 40 characters wanted"
+
+
+def test_thousands_of_errors_are_cut_for_people_and_not_for_programs() -> None:
+    text = WHOLE.replace("LINK", "4g") + "".join(f"key-{number}: 1\n" for number in range(5_000))
+    with pytest.raises(TopologyErrors) as caught:
+        parse_topology(text)
+    assert len(caught.value.errors) == 5_000
+    assert len(caught.value.lines()) == 102
+    assert caught.value.lines()[-1] == "  and 4900 more"

@@ -21,6 +21,18 @@ def expectations_are_possible(topology: Topology) -> Iterator[Problem]:
 
 
 @check("expect", "training")
+def rounds_are_enough(topology: Topology) -> Iterator[Problem]:
+    wanted, most = topology.expect.get("rounds"), topology.training.rounds
+    if wanted is None:
+        return
+    beyond = wanted.op in (">=", "==") and wanted.value > most
+    if beyond or (wanted.op == ">" and wanted.value >= most):
+        yield Problem(
+            ("expect", "rounds"), f"the run has {most} rounds", f"at most {most}, or more training.rounds"
+        )
+
+
+@check("expect", "training")
 def target_reaches_expectation(topology: Topology) -> Iterator[Problem]:
     stop, wanted = topology.training.stop_at_accuracy, topology.expect.get("accuracy")
     if stop is not None and wanted is not None and wanted.op in (">=", ">") and wanted.value > stop:

@@ -36,7 +36,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 DISK_FREE_MIN_BYTES = 300 << 20
 NAME_BYTES_MAX = 255  # of a file or folder (limits.h)
 DETACHED_NAME = "detached"
-SWEEP_HINT = "it was killed while it was prepared: `edgerig sweep` removes what it left"
+SWEEP_HINT = "`edgerig sweep` removes what it left"
 TOPOLOGY_NAME, COMPOSE_NAME = "topology.yaml", "compose.yaml"
 # A run's own files, which no file that a topology names may replace.
 OWN_NAMES = (
@@ -156,7 +156,7 @@ def _new_folder(runs: Path, run: str) -> Path:
     try:
         root.mkdir(parents=True)
     except FileExistsError:
-        hint = SWEEP_HINT if is_half_made(root) else "choose another --run-id"
+        hint = f"its start was killed: {SWEEP_HINT}" if is_half_made(root) else "choose another --run-id"
         raise EnvironmentProblem(f"there is a run {run} already in {runs}", hint=hint) from None
     except OSError as error:
         raise EnvironmentProblem(f"cannot make {root}: {error.strerror}", hint="use --runs FOLDER") from None

@@ -103,6 +103,8 @@ def main() -> None:
     except (OSError, sqlite3.OperationalError) as error:
         # A disk that fills up while the record is written, a folder that has lost its permissions.
         recorded = not RECORDING.isdisjoint(sys.argv[1:2])
+        missing = isinstance(error, FileNotFoundError)
+        look_at = "is there such a folder?" if missing else "check free space and permissions"
         again = "; `edgerig report RUN` writes a run's record again" if recorded else ""
-        blamed = EnvironmentProblem(str(error), hint=f"check free space and permissions{again}")
+        blamed = EnvironmentProblem(str(error), hint=f"{look_at}{again}")
         _fail(ENVIRONMENT, blamed.lines(), blamed)

@@ -105,7 +105,7 @@ def _setting(text: str) -> tuple[str, Any]:
     try:
         return key, load_value(value)
     except TopologyErrors as errors:
-        raise typer.BadParameter(f"{text!r}: {errors.errors[0]}") from None
+        raise typer.BadParameter(f"{text!r}: {errors.errors[0].message}") from None
 
 
 def _strike(root: Path, kind: str, target: str, keys: dict[str, Any], heal_after: str | None) -> None:

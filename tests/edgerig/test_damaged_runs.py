@@ -208,3 +208,10 @@ def test_a_valid_file_that_a_run_would_refuse_is_said_to_be_so(
     code, out, _ = edgerig("validate", "--no-host", "--format", "json", str(file))
     assert code == 0
     assert "a run here will be refused" in json.loads(out)["notes"][0]
+
+
+def test_a_place_that_is_not_there_is_no_matter_of_free_space(edgerig: Edgerig, tmp_path: Path) -> None:
+    code, _, errors = edgerig("calibrate", "--artifact", str(tmp_path / "none" / "x.artifact"))
+    assert code == 3
+    assert "is there such a folder" in errors
+    assert "free space" not in errors

@@ -32,7 +32,7 @@ class Decoded:
         factor = accumulator.dtype.type(weight)
         if self.positions is not None:
             # No position comes twice; `add.at` takes half the time of indexing twice.
-            np.add.at(accumulator, self.positions, self.values.astype(accumulator.dtype) * factor)
+            np.add.at(accumulator, self.positions, np.multiply(self.values, factor, dtype=accumulator.dtype))
             return
         scratch = np.empty(min(self.n, ADD_BLOCK), accumulator.dtype)
         for start in range(0, self.n, ADD_BLOCK):

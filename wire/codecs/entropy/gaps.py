@@ -52,14 +52,14 @@ class Gaps:
         # Each escape skips 255 elements, so there cannot be more than n // 255 of them.
         stream = np.frombuffer(reader.stream_up_to(count + n // ESCAPE), np.uint8)
         last = stream != ESCAPE
-        ends = np.flatnonzero(last)
-        if ends.size != count or (stream.size and stream[-1] == ESCAPE):
-            raise CodecError("positions", f"{ends.size} gaps for {count} positions")
+        ends = int(np.count_nonzero(last))
+        if ends != count or (stream.size and stream[-1] == ESCAPE):
+            raise CodecError("positions", f"{ends} gaps for {count} positions")
         # An escape goes 255 elements on, any other byte its gap and the element itself, so the positions increase
         # strictly whatever the bytes are, and only the last can be out of range. The sum is at most 255 times the
         # stream's length.
         steps = stream + last  # a byte still: 254 + 1 at most
-        positions: Positions = np.cumsum(steps, dtype=np.int64).take(ends, mode="clip")
+        positions: Positions = np.cumsum(steps, dtype=np.int64)[last]
         positions -= 1
         if count and positions[-1] >= n:
             raise CodecError("positions", f"{positions[-1]} of {n}")

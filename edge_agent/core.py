@@ -221,7 +221,8 @@ class AgentCore:
                 samples=state.samples,
                 software=self.software[:512],
                 power=turn.power(),
-                variate=state.variate,
+                # While an update is settled its content may be what moves the variate; the disk says so in a moment.
+                variate=state.variate or any(i.phase is P.SETTLING for i in state.items.values()),
             )
         )
         for item in spool:

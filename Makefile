@@ -10,9 +10,10 @@ QUICKSTART := topology/examples/quickstart.yaml
 SEED_OPTION := $(if $(SEED),--seed $(SEED))
 # All rings of tests, real containers included; twice what they take on two cores, so that a hang ends.
 TEST_BOUND_S := 2400
-# Tests of this ring share no host-wide thing, so every core has some; containers and links have the host to themselves.
+# Tests of this ring share no host-wide thing, so every core has some, and one more since many wait; containers and links
+# have the host to themselves.
 PURE := not containers and not netns
-PARALLEL := -n auto --dist loadfile
+PARALLEL := -n $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 1))) --dist loadfile
 # onnxruntime >= 1.29 sends usage data to its vendor unless told not to.
 export ORT_DISABLE_TELEMETRY := 1
 

@@ -47,7 +47,7 @@ AIM_S = 40.0  # a moment that has not come by then does not come
 POLL_S = 0.001
 DEVICES = 4
 RECEIVED, SENT = 0, 8  # columns of /proc/net/dev
-SPACING_S = 2.0  # so that a round gets somewhere between two kills
+SPACING_S = 1.0  # so that a round gets somewhere between two kills
 
 
 class Moments:

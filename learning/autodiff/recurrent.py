@@ -102,7 +102,8 @@ def _layer(
     input_bias, kept = None, None
     if bias is not None:
         input_bias, kept = _biases(g, bias, index, sizes, apart)
-        if kept is not None:  # for every sample already: its gradient is then summed over them once, not at each step
+        if kept is not None:
+            # For every sample already: its gradient is then summed over them once, not at each step.
             made = g.op("Expand", kept, g.ints([batch, sizes[-1]]))
             kept = Tensor(made.name, g, (batch, sizes[-1]), bias.dtype)
     flat = g.reshape(x, [steps * batch, width])

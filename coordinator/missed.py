@@ -54,11 +54,15 @@ def missed(journal: Journal, history: Path) -> Iterator[Missed]:
     """Events to append, in the order in which they happened."""
     known = told(history)
     for event, fields in _happened(journal):
-        if (event, fields[NAMED_BY[event]]) not in known:
-            yield event, {**fields, "restored": True}
+        if (event, fields[NAMED_BY[event]]) in known:
+            continue
+        if event == "version_committed":
+            fields["updates"] = list(_merged(journal, fields["version"]))
+        yield event, {**fields, "restored": True}
 
 
 def _happened(journal: Journal) -> Iterator[Missed]:
+    """All of it, but for the updates of a version: most versions were told, and need not be looked up."""
     for task, agent, sha256 in journal.db.execute(
         "SELECT task, agent, sha256 FROM updates ORDER BY position"
     ).fetchall():
@@ -66,8 +70,7 @@ def _happened(journal: Journal) -> Iterator[Missed]:
     for version, sha256, round_ in journal.db.execute(
         "SELECT version, sha256, round FROM versions WHERE version > 0 ORDER BY version"
     ).fetchall():
-        fields = {"version": version, "sha256": sha256, "round": round_}
-        yield "version_committed", {**fields, "updates": list(_merged(journal, version))}
+        yield "version_committed", {"version": version, "sha256": sha256, "round": round_}
     for task, agent, sha256, outcome, reason in journal.db.execute(
         "SELECT o.task, u.agent, u.sha256, o.outcome, o.reason FROM outcomes o JOIN updates u ON u.task = o.task"
         " WHERE o.outcome != 'merged' ORDER BY u.position"

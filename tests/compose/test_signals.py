@@ -119,9 +119,12 @@ def test_a_held_signal_waits_for_whoever_held_first() -> None:
 
 
 def test_a_verdict_stands_whatever_comes() -> None:
+    went_on = False
     with interruptible():
         settle(0)
         come()
+        went_on = True
+    assert went_on
 
 
 def test_a_hang_up_under_nohup_is_none() -> None:
@@ -129,6 +132,7 @@ def test_a_hang_up_under_nohup_is_none() -> None:
     try:
         with interruptible():
             come(signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
 

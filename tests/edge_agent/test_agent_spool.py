@@ -316,6 +316,7 @@ def test_a_ledger_damaged_anywhere_costs_updates_and_never_the_device() -> None:
         snapshot(reopened)
         reopened.own()
         keep(reopened, "t9", 9)
+        assert "t9" in {item.task for item in Spool(damaged, "run-1").restored().items}, f"byte {at}"
 
 
 def test_the_state_of_another_run_is_not_taken_over() -> None:

@@ -6,7 +6,6 @@ import gzip
 import os
 import struct
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -246,10 +245,16 @@ def test_bytes_in_the_middle_of_an_archive_that_were_damaged(tmp_path):
     folder.mkdir()
     rng = np.random.default_rng(0)
     good = archive(folder / "test.npz", x=rng.standard_normal((50, 3)).astype(np.float32), y=np.arange(50))
+    refused = 0
     for at in range(0, len(good), 7):
         (folder / "train.npz").write_bytes(good[:at] + bytes([good[at] ^ 0x5A]) + good[at + 1 :])
-        with suppress(DatasetError):
-            load(str(folder))
+        try:
+            loaded = load(str(folder))
+        except DatasetError:
+            refused += 1
+        else:  # a date, or another byte that nothing depends on
+            assert loaded.train_x.shape == (50, 3)
+    assert refused > len(good) // 7 // 2  # the values have a checksum
 
 
 def test_a_table_with_a_field_that_has_no_end(tmp_path):

@@ -178,5 +178,4 @@ def came_back(turn: Turn, agent: Agent) -> None:
 
 def away(turn: Turn, task: Task) -> bool:
     """Whether the task's agent has been gone for longer than the grace."""
-    agent = turn.state.agents[task.agent]
-    return not agent.online and turn.now >= agent.away_since + turn.config.drop_after_s
+    return turn.gone(turn.state.agents[task.agent])

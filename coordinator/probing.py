@@ -159,7 +159,7 @@ def over(turn: Turn) -> bool:
     probe = turn.state.probe
     if probe is None:
         return True
-    present = [name for name in probe.owing if not _away(turn, name)]
+    present = [name for name in probe.owing if not turn.gone(turn.state.agents[name])]
     if not present or turn.now >= probe.deadline:
         return True
     for name in present:
@@ -188,11 +188,6 @@ def end(turn: Turn) -> frozenset[str]:
     return frozenset(probe.candidates) - {
         name for name in probe.candidates if known_loss(turn, turn.state.agents[name]) is not None
     }
-
-
-def _away(turn: Turn, name: str) -> bool:
-    agent = turn.state.agents[name]
-    return not agent.online and turn.now >= agent.away_since + turn.config.drop_after_s
 
 
 def moments(turn: Turn, probe: Probe) -> Iterator[float]:

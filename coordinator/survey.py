@@ -68,7 +68,7 @@ def moments(state: CoordinatorState, config: CoordinatorConfig) -> Iterator[floa
 def _awaited(turn: Turn, survey: Survey) -> list[Agent]:
     """Not answered yet, and here, or away for no longer than a reconnect takes."""
     agents = [turn.state.agents[name] for name in survey.asked]
-    return [x for x in agents if x.online or turn.now < x.away_since + turn.config.drop_after_s]
+    return [agent for agent in agents if not turn.gone(agent)]
 
 
 def _described(turn: Turn, survey: Survey, agent: Agent) -> waiting.Awaited:

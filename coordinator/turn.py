@@ -11,7 +11,7 @@ import msgspec
 from coordinator import actions as a
 from coordinator.config import CoordinatorConfig
 from coordinator.policies import Policy
-from coordinator.state import CoordinatorState, Task
+from coordinator.state import Agent, CoordinatorState, Task
 from wire import messages as m
 
 
@@ -50,6 +50,10 @@ class Turn:
     def rng(self, *purpose: object) -> Random:
         """A generator of its own for each decision, so a restart draws what the first life drew."""
         return Random(derive_seed(self.config.seed, *purpose))
+
+    def gone(self, agent: Agent) -> bool:
+        """Whether it has been away for longer than a reconnect takes."""
+        return not agent.online and self.now >= agent.away_since + self.config.drop_after_s
 
     def task_of(self, agent: str, task: str) -> Task | None:
         """The task, if it is this agent's. Another agent's task is as unknown as one that never was."""

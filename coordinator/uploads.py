@@ -120,8 +120,7 @@ def _take_back(turn: Turn) -> bool:
     """One grant of a device that went away goes to the end of the line; returns whether there was one."""
     for name in turn.state.grants:
         task = turn.state.tasks[name]
-        agent = turn.state.agents[task.agent]
-        if not agent.online and turn.now >= agent.away_since + turn.config.drop_after_s:
+        if turn.gone(turn.state.agents[task.agent]):
             tasks.release_grant(turn, task)
             task.go(S.OFFERED, turn.now, "away, and others wait for its room")
             task.enter_phase("waiting", turn.now)

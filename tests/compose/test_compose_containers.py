@@ -114,6 +114,7 @@ class Client:
         self, plan: Plan, root: Path, user: str, *, client_id: str = "", password: str | None = ""
     ) -> None:
         self.received: queue.Queue[tuple[str, bytes]] = queue.Queue()
+        self._answers: queue.Queue[int] = queue.Queue()
         self.refused = self.disconnected = False
         self._client = mqtt.Client(
             mqtt.CallbackAPIVersion.VERSION2, client_id=client_id or user, protocol=mqtt.MQTTv5
@@ -123,6 +124,7 @@ class Client:
             self._client.username_pw_set(user, password or own)
         self._client.tls_set(str(root / "private" / "broker" / "ca.crt"))
         self._client.on_message = lambda _c, _u, m: self.received.put((m.topic, m.payload))
+        self._client.on_subscribe = lambda _c, _u, mid, _codes, _p: self._answers.put(mid)
         self._client.on_connect = lambda _c, _u, _f, code, _p: setattr(self, "refused", code.is_failure)
         self._client.on_disconnect = lambda *_: setattr(self, "disconnected", True)
         self._client.connect(plan.network.broker_address, plan.network.broker_port)
@@ -135,7 +137,8 @@ class Client:
     def subscribe(self, *filters: str) -> None:
         for name in filters:
             self._client.subscribe(name, qos=1)
-        time.sleep(0.3)
+        for _ in filters:  # the broker has answered each, whatever it allows
+            self._answers.get(timeout=WAIT_S)
 
     def publish(self, topic: str, payload: bytes = b"x", *, retain: bool = False) -> None:
         self._client.publish(topic, payload, qos=1, retain=retain)

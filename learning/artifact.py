@@ -9,6 +9,7 @@ the network, so every size is bounded and every number checked before anything i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -75,6 +76,18 @@ class NoiseSpec(Struct, frozen=True, kw_only=True):
     shape: Annotated[tuple[Dim, ...], Meta(max_length=8)]
 
 
+def parts_of(
+    specs: Iterable[ParameterSpec], wanted: Callable[[ParameterSpec], bool] = lambda _: True
+) -> list[slice]:
+    """Where the wanted ones lie in a flat vector that has all of `specs`, one after another."""
+    found, at = [], 0
+    for spec in specs:
+        if wanted(spec):
+            found.append(slice(at, at + spec.size))
+        at += spec.size
+    return found
+
+
 class TrainingArtifact(Struct, frozen=True, kw_only=True):
     """`training`: x, labels, weights, p:<name>... → loss_sum, correct, g:<name>... ; `inference`: x,
     p:<name>... → output.
@@ -109,32 +122,25 @@ class TrainingArtifact(Struct, frozen=True, kw_only=True):
     @property
     def state(self) -> list[slice]:
         """Parts that are kept, not trained: no decay, no momentum, no sparsification; averaged by samples."""
-        pairs = zip(self.parameters, self.slices, strict=True)
-        return [part for spec, part in pairs if spec.kind == "state"]
+        return parts_of(self.parameters, lambda spec: spec.kind == "state")
 
     @property
     def variances(self) -> list[slice]:
-        pairs = zip(self.parameters, self.slices, strict=True)
-        return [part for spec, part in pairs if spec.nonnegative]
+        return parts_of(self.parameters, lambda spec: spec.nonnegative)
 
     @property
     def local(self) -> list[slice]:
         """Parts that every device keeps to itself: it trains from its own values and sends nothing of them."""
-        pairs = zip(self.parameters, self.slices, strict=True)
-        return [part for spec, part in pairs if spec.local]
+        return parts_of(self.parameters, lambda spec: spec.local)
 
     @property
     def slices(self) -> list[slice]:
-        stops = np.cumsum([spec.size for spec in self.parameters])
-        return [
-            slice(int(stop) - spec.size, int(stop)) for spec, stop in zip(self.parameters, stops, strict=True)
-        ]
+        return parts_of(self.parameters)
 
     @property
     def small(self) -> list[slice]:
         """Parts of the flat vector that compression should leave alone: biases, normalisation and state."""
-        pairs = zip(self.parameters, self.slices, strict=True)
-        return [part for spec, part in pairs if spec.kind != "weight"]
+        return parts_of(self.parameters, lambda spec: spec.kind != "weight")
 
     def to_bytes(self) -> bytes:
         return msgspec.msgpack.encode(self)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from learning.artifact import ArtifactError, Flat, ParameterSpec, TrainingArtifact
+from learning.artifact import ArtifactError, Flat, ParameterSpec, TrainingArtifact, parts_of
 
 Vector = npt.NDArray[Any]
 
@@ -37,26 +37,22 @@ class Travelling:
     @property
     def slices(self) -> list[slice]:
         """Of every tensor, in a travelling vector."""
-        stops = np.cumsum([spec.size for spec in self.specs])
-        return [slice(int(stop) - spec.size, int(stop)) for spec, stop in zip(self.specs, stops, strict=True)]
+        return parts_of(self.specs)
 
     @property
     def state(self) -> list[slice]:
-        pairs = zip(self.specs, self.slices, strict=True)
-        return [part for spec, part in pairs if spec.kind == "state"]
+        return parts_of(self.specs, lambda spec: spec.kind == "state")
 
     @property
     def variances(self) -> list[slice]:
-        pairs = zip(self.specs, self.slices, strict=True)
-        return [part for spec, part in pairs if spec.nonnegative]
+        return parts_of(self.specs, lambda spec: spec.nonnegative)
 
     def cut(self, whole: Flat) -> Flat:
         """The travelling part of a whole vector, which is used up: what is returned is a view of its memory."""
         for pair in self.pairs:
             if pair.whole != pair.moved:
-                whole[pair.moved] = whole[
-                    pair.whole
-                ]  # never to the right, so nothing is lost before it is read
+                # Never to the right, so nothing is lost before it is read.
+                whole[pair.moved] = whole[pair.whole]
         return whole[: self.size]
 
     def widen(self, moved: Vector) -> Flat:

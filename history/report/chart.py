@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from history import units
 from history.report.axes import Scale, ticks, time_ticks
@@ -12,6 +13,15 @@ from history.summary import CurvePoint, Summary
 
 WIDTH, HEIGHT = 480, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 18, 40
+
+
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """A line beside the run's own. `points`: x, y; `css_class`: its colour and dashes."""
+
+    name: str
+    css_class: str
+    points: Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +39,7 @@ class Chart:
     y_high: float = 1.0
     y_format: Callable[[float], str] = lambda value: f"{value * 100:g} %"
     bands: Sequence[tuple[float, float, str]] = field(default_factory=tuple)
+    companions: Sequence[Companion] = field(default_factory=tuple)
 
 
 def over_time(summary: Summary, end_s: float) -> Chart:
@@ -72,12 +83,22 @@ def over_bytes(summary: Summary) -> Chart:
     )
 
 
+class Evaluated(Protocol):
+    """A version of the run, or a baseline."""
+
+    @property
+    def accuracy(self) -> float | None: ...
+
+    @property
+    def loss(self) -> float | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Measure:
     """What is on the y axis."""
 
     name: str
-    of: Callable[[CurvePoint], float | None]
+    of: Callable[[Evaluated], float | None]
     high: float
     format: Callable[[float], str]
 
@@ -119,6 +140,7 @@ def draw(chart: Chart) -> Markup:
         _bands(chart, x),
         _grid(chart, x, y),
         _target(chart, y),
+        _companions(chart, x, y),
         _line(chart, x, y),
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
         role="img",
@@ -174,6 +196,18 @@ def _target(chart: Chart, y: Scale) -> list[Markup]:
             y=at - 5,
             class_="tick target-text",
         ),
+    ]
+
+
+def _companions(chart: Chart, x: Scale, y: Scale) -> list[Markup]:
+    return [
+        tag(
+            "polyline",
+            tag("title", line.name),
+            points=" ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in line.points),
+            class_=f"companion {line.css_class}",
+        )
+        for line in chart.companions
     ]
 
 

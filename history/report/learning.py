@@ -60,64 +60,6 @@ def confusion(summary: Summary) -> Markup | None:
     return table("Confusion of the last version: test samples", head, rows, "")
 
 
-BASELINES_INTRO = (
-    "The same model and data, recomputed by edgerig baseline without compression, faults or a network. All have the "
-    "same number of gradient steps; a device alone has those that it has among the others."
-)
-
-
-def baselines(summary: Summary) -> Markup:
-    """The run beside them."""
-    found, rows = summary.baselines, []
-    assert found is not None, "the section is only there with them"
-    run_bytes = units.size(summary.uplink_bytes) if summary.uplink_bytes else units.DASH
-    own = (units.DASH,)
-    rows.append(
-        (
-            "this run",
-            *_figures(summary.final_accuracy, summary.final_loss),
-            *own,
-            f"{summary.versions}",
-            units.DASH,
-            run_bytes,
-            "",
-        )
-    )
-    for name, b in (("FedAvg, uncompressed", found.fedavg), ("centralised", found.centralised)):
-        if b is not None:
-            sent = units.size(b.uplink_bytes) if b.uplink_bytes else units.DASH
-            rows.append(
-                (
-                    name,
-                    *_figures(b.accuracy, b.loss),
-                    _share(b.own_accuracy),
-                    f"{b.rounds}",
-                    f"{b.steps}",
-                    sent,
-                    b.note,
-                )
-            )
-    alone = found.local_only
-    if alone is not None:
-        spread = f"from {units.percent(alone.accuracy_min)} to {units.percent(alone.accuracy_max)}"
-        note = "; ".join(x for x in (spread if alone.accuracy_min is not None else "", alone.note) if x)
-        name = f"each of {len(alone.devices)} devices alone, mean"
-        figures = _figures(alone.accuracy, alone.loss)
-        rows.append(
-            (name, *figures, _share(alone.own_accuracy), units.DASH, f"{alone.steps}", units.DASH, note)
-        )
-    head = ["", "#accuracy", "#loss", "#own test splits", "#rounds", "#gradient steps", "#sent up", "~"]
-    return table("The run and its baselines, on the global test data", head, rows, "There are none.")
-
-
-def _share(value: float | None) -> str:
-    return units.DASH if value is None else units.percent(value)
-
-
-def _figures(accuracy: float | None, loss: float | None) -> tuple[str, str]:
-    return _share(accuracy), units.DASH if loss is None else units.plain(loss)
-
-
 def describe(summary: Summary) -> str:
     data = summary.data
     if data is None:

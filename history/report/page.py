@@ -8,8 +8,9 @@ from pathlib import Path
 import msgspec
 
 from history import units
+from history.baselines import Baselines
 from history.record import Record
-from history.report import chart, compression, learning, local, tables, timeline
+from history.report import baselines, chart, compression, learning, local, tables, timeline
 from history.report.markup import Child, Markup, join, tag
 from history.summary import Summary
 
@@ -110,7 +111,6 @@ def _section(title: str, *children: Child, intro: str = "") -> Markup:
 
 
 def _sections(record: Record, summary: Summary) -> list[Markup]:
-    end_s = record.since(record.ended_at) if record.ended_at is not None else 0.0
     return [
         tag(
             "section",
@@ -120,20 +120,11 @@ def _sections(record: Record, summary: Summary) -> list[Markup]:
         ),
         _section(
             "Learning",
-            tag(
-                "div",
-                chart.draw(chart.over_time(summary, end_s)),
-                chart.draw(chart.over_bytes(summary)),
-                class_="pair",
-            ),
+            *_charts(record, summary),
             learning.metrics(summary),
             learning.confusion(summary),
         ),
-        *(
-            [_section("Baselines", learning.baselines(summary), intro=learning.BASELINES_INTRO)]
-            if summary.baselines is not None
-            else []
-        ),
+        *([_baselines(summary, summary.baselines)] if summary.baselines is not None else []),
         *([_section("Own tests", *own, intro=local.INTRO)] if (own := local.sections(summary)) else []),
         _section("Data", *learning.data(summary), intro=learning.describe(summary)),
         _section("Timeline", timeline.draw(record), intro=_TIMELINE_INTRO),
@@ -157,6 +148,20 @@ def _sections(record: Record, summary: Summary) -> list[Markup]:
         _section("Environment", _environment(summary)),
         _section("Reproduce", _reproduce(summary)),
     ]
+
+
+def _charts(record: Record, summary: Summary) -> list[Markup | None]:
+    end_s = record.since(record.ended_at) if record.ended_at is not None else 0.0
+    both = [
+        baselines.beside(c, summary) for c in (chart.over_time(summary, end_s), chart.over_bytes(summary))
+    ]
+    return [tag("div", [chart.draw(each) for each in both], class_="pair"), baselines.legend(both[0])]
+
+
+def _baselines(summary: Summary, found: Baselines) -> Markup:
+    rounds = baselines.over_rounds(summary, found)
+    drawn = (tag("div", chart.draw(rounds), class_="alone"), baselines.legend(rounds))
+    return _section("Baselines", *drawn, baselines.comparison(summary, found), intro=baselines.INTRO)
 
 
 _TIMELINE_INTRO = (

@@ -43,6 +43,7 @@ HEALTH_EVERY = (
 # hostd (emulation): enter namespaces, shape, read their /proc, raise its delay process, write gates of other
 # users, kill.
 # CHOWN: its control socket belongs to who started the run.
+HOSTD_CPU_SHARES = 16_384  # of 1,024 for everybody else
 HOSTD_CAPABILITIES = ["NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "SYS_NICE", "DAC_OVERRIDE", "KILL", "CHOWN"]
 
 
@@ -158,6 +159,8 @@ class ServiceMaker:
             **base,
             "user": "0:0",
             "command": ["--root", CONTAINER_ROOT, *self.mounts.lease()],
+            # Before all devices from its first instruction: they load their libraries while it looks at the host.
+            "cpu_shares": HOSTD_CPU_SHARES,
             "pid": "host",
             "network_mode": "host",
             "cgroup": "host",
@@ -189,7 +192,11 @@ class ServiceMaker:
             # A fault owns the life of an agent: a restart policy would hide a kill.
             "restart": "no",
             "stop_grace_period": "4s",
-            **self.mounts.depends,
+            # A link is put in force between two ends: those all links share start first.
+            "depends_on": {
+                **self.mounts.depends.get("depends_on", {}),
+                **{name: {"condition": "service_started"} for name in ("broker", "hostd")},
+            },
         }
 
     def helper(self, role: str, *, entrypoint: list[str], volumes: list[Any], **more: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from emulation.fleet import BROKER, Fleet, Node
 from emulation.link_keeper import VANISHED, LinkKeeper
 from emulation.listening import await_listener
 from emulation.paths import RunPaths, write_atomic
+from emulation.scheduling import MEASURE_PRIORITY, going_first
 from history.writer import HistoryWriter
 from topology.plan import DevicePlan, Plan
 
@@ -50,9 +51,12 @@ class BringUp:
         """
         broker = self._fleet.running[BROKER]
         nodes = dict(self._fleet.running)
-        for device in self._plan.devices:
-            if self._applied.get(device.name) != (nodes[device.name].token, broker.token):
-                self._keeper.apply(device, nodes[device.name], broker)
+        with going_first(
+            MEASURE_PRIORITY
+        ):  # agents load their libraries meanwhile; a dozen programs a link wait
+            for device in self._plan.devices:
+                if self._applied.get(device.name) != (nodes[device.name].token, broker.token):
+                    self._keeper.apply(device, nodes[device.name], broker)
         self._keeper.measure([device.name for device in self._plan.devices])
         self.verify_quotas(self._plan.devices)
         self._open_gate(broker)
@@ -71,7 +75,7 @@ class BringUp:
             node = self._fleet.running.get(device.name)
             if node is None or self._applied.get(device.name) == (node.token, broker.token):
                 continue
-            with contextlib.suppress(*VANISHED):
+            with contextlib.suppress(*VANISHED), going_first(MEASURE_PRIORITY):
                 self._keeper.apply(device, node, broker)
                 self._applied[device.name] = (node.token, broker.token)
 

@@ -78,6 +78,22 @@ class Container:
             oom_killed=bool(state.get("OOMKilled")),
         )
 
+    @classmethod
+    def listed(cls, item: dict[str, Any]) -> Container:
+        """One that has not been started yet, of what a list says."""
+        labels = item.get("Labels") or {}
+        return cls(
+            id=item["Id"],
+            node=labels.get(LABEL_NODE, item["Names"][0].lstrip("/")),
+            role=labels.get(LABEL_ROLE, ""),
+            status=str(item["State"]),
+            pid=0,
+            started_at="",
+            exit_code=0,
+            nano_cpus=0,
+            memory_bytes=0,
+        )
+
 
 class DockerHost:
     """`watch` starts a thread that notes that something happened; `changed` says so once."""
@@ -104,6 +120,12 @@ class DockerHost:
         for item in self._call(
             "list containers", lambda: self._client.api.containers(all=True, filters=self._filter())
         ):
+            if item.get("State") == "created":
+                # The daemon answers an inspection only when the start it is busy with is over: the ones that run
+                # already would wait for the last.
+                waiting = Container.listed(item)
+                found[waiting.node] = waiting
+                continue
             try:
                 container = Container.of(self._client.api.inspect_container(item["Id"]))
             except docker.errors.NotFound:

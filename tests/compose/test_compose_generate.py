@@ -92,6 +92,18 @@ def test_agents_have_their_quota_address_and_network() -> None:
     assert services["coordinator"]["restart"].startswith("on-failure")
 
 
+@pytest.mark.parametrize("document", [bind(), volumes()], ids=["bind", "volumes"])
+def test_what_all_links_share_starts_before_the_devices_and_runs_before_them(
+    document: dict[str, Any],
+) -> None:
+    services = document["services"]
+    for agent in AGENTS:
+        for name in ("broker", "hostd"):
+            assert services[agent]["depends_on"][name] == {"condition": "service_started"}
+    assert services["hostd"]["cpu_shares"] > 1_024
+    assert all("cpu_shares" not in service for name, service in services.items() if name != "hostd")
+
+
 def test_another_cpu_period_is_written_as_quota() -> None:
     device = msgspec.structs.replace(PLAN.devices[0], cpu_period_us=20_000)
     service = bind(msgspec.structs.replace(PLAN, devices=(device,)))["services"][device.name]
@@ -124,7 +136,8 @@ def test_volume_mode_waits_for_init_and_mounts_secrets_read_only() -> None:
         if name == "init":
             assert "depends_on" not in service
             continue
-        assert service["depends_on"] == {"init": {"condition": "service_completed_successfully"}}
+        assert service["depends_on"]["init"] == {"condition": "service_completed_successfully"}
+        assert (set(service["depends_on"]) == {"init"}) == (name not in AGENTS)
         assert mounts["/run/edgerig"]["read_only"] is True
         assert bool(mounts["/run/edgerig/gate"].get("read_only")) == (name != "hostd")
 

@@ -7,6 +7,7 @@ returned is durable, one that did not is rolled back.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,8 @@ GRAPH = b"a training graph" * 50
 MODEL_CHUNK_BYTES = 512
 EVALUATION_S = 0.3
 HEAL_S = (0.5, 6.0)
+FAR_AHEAD_S = 1e7  # the monotonic clock of a machine that has been up for months
+BORN_S = 1.7e9  # Unix time; from here the wall clock runs backwards, an hour a second: nothing may go by it
 OPERATIONS_TO_CUT = 12  # how far ahead a death may be aimed: the longest turns have some dozen operations
 
 
@@ -170,6 +173,23 @@ class Life:
         core.handle = remembering  # type: ignore[method-assign]
 
 
+class LifeClock:
+    """A life's own monotonic clock. A machine that was started again begins at 0, another one is anywhere: times of
+    one life mean nothing in the next.
+    """
+
+    def __init__(self, clock: Clock, number: int) -> None:
+        self._clock, self._ahead_s = clock, (0.0, -clock.now, FAR_AHEAD_S)[number % 3]
+
+    def __call__(self) -> float:
+        return self._clock.now + self._ahead_s
+
+    def moment(self, due: float) -> float:
+        """When it is `due` by this clock, in virtual time; not a rounding error earlier."""
+        moment = due - self._ahead_s
+        return moment if moment + self._ahead_s >= due else moment + math.ulp(max(due, moment))
+
+
 class CoordinatorHost:
     service_type: type[Service] = Service
     core_type: type[CoordinatorCore] = CoordinatorCore
@@ -199,9 +219,10 @@ class CoordinatorHost:
         self.operations = 0
         self.link = SimulatedLink(self)
         self._due = float("inf")
+        self.mono = LifeClock(clock, 0)
         db = sqlite3.connect(":memory:", isolation_level=None)
         db.execute("PRAGMA foreign_keys = ON")
-        self.journal = self.journal_type(Path(":memory:"), db, wall=lambda: 0.0)
+        self.journal = self.journal_type(Path(":memory:"), db, wall=lambda: BORN_S - 3_600 * clock.now)
         self.journal.host = self
         self.journal._prepare(config.run, "0" * 64)
         self.initial = np.zeros(config.parameters, np.float32)
@@ -217,6 +238,7 @@ class CoordinatorHost:
     def boot(self) -> None:
         self.life += 1
         self._due = float("inf")
+        self.mono = LifeClock(self.clock, self.crashes)
         self._guarded(self._start)
 
     def _start(self) -> None:
@@ -263,7 +285,7 @@ class CoordinatorHost:
                 outbound=outbound,
                 refusals=RefusalLog(),
                 alive=None,
-                mono=self.clock,
+                mono=self.mono,
                 **parts,
             )
         )
@@ -296,7 +318,7 @@ class CoordinatorHost:
         self._sleep()
 
     def _sleep(self) -> None:
-        due = self.core.next_wakeup(self.clock.now)
+        due = self.mono.moment(self.core.next_wakeup(self.mono()))
         if due < self._due:
             self._due, life = due, self.life
             self.clock.at(due, lambda: self._wake(life, due))

@@ -13,12 +13,14 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from history.events import TRUSTED, Event
+from history.one_clock import on_one_clock
 from history.writer import EVENT_BYTES_MAX
 
 # The writer keeps to EVENT_BYTES_MAX; anything longer is not a line of ours.
@@ -252,8 +254,8 @@ _decoder = msgspec.json.Decoder(Event)
 
 
 def order(event: Event) -> tuple[float, str, str, int]:
-    """Monotonic time is shared by all processes of a host; the rest makes the order the same at every
-    reading.
+    """Monotonic time is shared by all processes of a host, until it is started again (`on_one_clock`); the rest makes
+    the order the same at every reading.
     """
     return event.mono_s, event.node, event.boot, event.seq
 
@@ -331,8 +333,7 @@ def read_history(root: Path) -> History:
     for path in kept:
         limit = file_bytes_max(path.parent.name, share)
         tail = Tail(path, path.parent.name, limit)
-        history.events += tail.poll(limit)
-        history.events += tail.finish()
+        history.events += on_one_clock(chain(tail.poll(limit), tail.finish()))
         history.defects += tail.defects
         history.producers.add(tail.node)
     if len(files) > PRODUCERS_MAX:

@@ -59,8 +59,8 @@ class Gaps:
         # strictly whatever the bytes are, and only the last can be out of range. The sum is at most 255 times the
         # stream's length.
         steps = stream + last  # a byte still: 254 + 1 at most
+        steps[:1] -= 1  # the first element is number 0; each of these is 1 or more
         positions: Positions = np.cumsum(steps, dtype=np.int64)[last]
-        positions -= 1
         if count and positions[-1] >= n:
             raise CodecError("positions", f"{positions[-1]} of {n}")
         return positions

@@ -36,13 +36,12 @@ def compress(data: Bytes, level: int = LEVEL) -> bytes:
 def decompress(packed: memoryview, size_max: int) -> bytes:
     """The content of one frame. Raises CodecError before allocating more than `size_max` bytes."""
     try:
-        size = zstandard.get_frame_parameters(packed).content_size
+        size = zstandard.frame_content_size(packed)
     except zstandard.ZstdError as error:
         raise CodecError("compression", str(error)[:120]) from None
     if size == 0:
         return b""
-    # An unknown size is 2^64 - 1 and so refused with the rest.
-    if size > size_max:
+    if not 0 < size <= size_max:  # -1: the frame does not say
         raise CodecError("count", f"a frame declares {size} bytes, at most {size_max} are due")
     try:
         return _contexts.decompressor.decompress(packed, max_output_size=size, allow_extra_data=False)

@@ -67,12 +67,16 @@ def read_scales(reader: Reader, count: int) -> tuple[Float32, int]:
     (block,) = BLOCK_BYTES.unpack(reader.raw(BLOCK_BYTES.size))
     number = 0 if not count else -(-count // (block or count))
     scales = np.frombuffer(reader.raw(4 * number), "<f4").astype(np.float32)
-    if not (scales >= 0).all() or not np.isfinite(scales).all():
+    if scales.size and not (scales.min() >= 0 and scales.max() < np.inf):  # both carry NaN along
         raise CodecError("scale")
     return scales, block
 
 
 def descale(steps: NDArray[np.int8], scales: Float32, block: int) -> Float32:
+    if scales.size == 1 and steps.size <= BLOCK:
+        with np.errstate(over="ignore"):
+            at_once: Float32 = np.multiply(steps, scales[0], dtype=np.float32)
+        return at_once
     values = steps.astype(np.float32)
     with np.errstate(over="ignore"):  # the chain refuses what is not finite
         for piece, own in pieces(block, steps.size):

@@ -10,7 +10,7 @@ What is compared is the virtual time to the target accuracy (first version evalu
 * `buffered`: FedBuff, ten updates make a version, polynomial staleness.
 
 `server_lr` was tuned for every policy alike, on a seed that is not reported (`--tune`, SERVER_LR below).
-`--plot FILE` draws the median seed's curves (SVG). About ten minutes on one core; `--seeds 1` for a look.
+`--plot FILE` draws a typical seed's curves (SVG). About eight minutes on one core; `--seeds 1` for a look.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ TASK_S, SLOWER, DROP = 10.0, 10.0, 0.1
 WILL_S, AWAY_S = 15.0, 100.0  # one and a half keepalives of 10 s; a reboot and a slow reconnect
 TARGET = 0.93
 SEEDS, TUNING_SEED = 5, 1001
+# The devices' own rate is tuned first, for plain FedAvg with a deadline of 15 s on TUNING_SEED: 0.1, 0.2, 0.3 and 0.5
+# need 435, 210, 150 and 150 s to TARGET (780, 375, 285 and 210 s to 0.95), 0.8 does not get there.
 LOCAL = TrainingSpec(batch_size=50, lr=0.5, momentum=0.0)
 VERSIONS_MAX, VIRTUAL_S_MAX = 3_000, 200_000.0  # a policy that is not there by then does not count as there
 GRID = (1.0, 1.4, 2.0, 2.8, 0.7, 4.0)
@@ -186,8 +188,16 @@ def compare(data: Any, seeds: int, target: float) -> dict[str, Any]:
         "median_virtual_s": {name: round(x, 1) for name, x in medians.items()},
         "updates": {name: statistics.median(x.updates for x in found) for name, found in runs.items()},
         "staleness_mean": round(statistics.median(x.staleness_mean for x in runs["buffered"]), 2),
-        "curves": {name: found[0].curve for name, found in runs.items()},
+        "curves": {
+            name: found[_typical(times[best], times["buffered"])].curve for name, found in runs.items()
+        },
     }
+
+
+def _typical(deadline_s: list[float], buffered_s: list[float]) -> int:
+    """Index of the seed in the middle by what buffered gains over the best deadline."""
+    order = sorted(range(len(buffered_s)), key=lambda i: deadline_s[i] / buffered_s[i])
+    return order[len(order) // 2]
 
 
 def main() -> None:
@@ -199,7 +209,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--target", type=float, default=TARGET)
     parser.add_argument("--tune", nargs="*", metavar="POLICY", help="try GRID for these policies (all)")
-    parser.add_argument("--plot", type=Path, help="write the first seed's curves as SVG")
+    parser.add_argument("--plot", type=Path, help="write a typical seed's curves as SVG")
     args = parser.parse_args()
     data = load("mnist", args.data)
     if args.tune is not None:

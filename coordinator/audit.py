@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +48,8 @@ class AuditResult(Struct, frozen=True, kw_only=True):
     """`versions`: how many were recomputed bit for bit. `acked`: how many acks of agents were compared.
 
     `not_recomputed`: versions whose updates were let go (`merge.journal_bytes_max`), as (first, last) of each stretch;
-    a later snapshot stands for them.
+    a later snapshot stands for them. `unverified`: where a device's history bears no witness for or
+    against the journal.
     """
 
     ok: bool
@@ -56,6 +58,7 @@ class AuditResult(Struct, frozen=True, kw_only=True):
     acked: int
     problems: tuple[str, ...]
     not_recomputed: tuple[tuple[int, int], ...] = ()
+    unverified: tuple[str, ...] = ()
 
     @property
     def missing(self) -> str:
@@ -340,6 +343,7 @@ def _audit(root: Path, work: Audit) -> AuditResult:
         acked=acked,
         problems=tuple(work.problems),
         not_recomputed=stretches(work.skipped),
+        unverified=tuple(islice(witnesses.unverified(history.defects), PROBLEMS_MAX)),
     )
 
 
@@ -354,8 +358,8 @@ def main(arguments: list[str]) -> int:
     result = audit(arguments[0])
     for problem in result.problems:
         print(f"audit: {problem}")
-    if result.missing:
-        print(f"audit: {result.missing}")
+    for limit in (*filter(None, [result.missing]), *result.unverified):
+        print(f"audit: {limit}")
     verdict = "nothing is amiss" if result.ok else f"{len(result.problems)} problems"
     print(
         f"audit: {result.versions} versions recomputed, {result.updates} updates, {result.acked} acks: {verdict}"

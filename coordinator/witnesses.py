@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from history.events import Event
-from history.reader import Defect
+from history.events import TRUSTED, Event
+from history.reader import UNREAD, Defect
 from wire.topics import COORDINATOR
 
 Rows = Callable[[str], list[tuple[Any, ...]]]
@@ -26,11 +27,14 @@ class Witnesses:
         self._kept: dict[Any, tuple[str, str]] = {task: (agent, sha) for task, agent, sha in updates}
         self._outcomes: dict[Any, str] = dict(rows("SELECT task, outcome FROM outcomes"))
         self._versions: dict[Any, str] = dict(rows("SELECT version, sha256 FROM versions"))
+        self._witnessed: set[object] = set()  # tasks whose agent has a word of them
 
     def check_readable(self, defects: Sequence[Defect]) -> None:
-        """A history that cannot be read bears no witness. A line that a kill cut off is no defect of the run."""
+        """A history that cannot be read bears no witness. A line that a kill cut off is no defect of the run, and where
+        a device's file is longer than is read of it, the limit is ours: see `unverified`.
+        """
         for defect in defects:
-            if defect.kind != "cut":
+            if defect.kind != "cut" and not _limited(defect):
                 self._note(
                     f"the history of {defect.node or 'nobody'} has {defect.count} {defect.kind}: {defect.detail}"
                 )
@@ -39,6 +43,11 @@ class Witnesses:
         """Returns how many acks were compared."""
         acked = 0
         for event in events:
+            if (
+                event.event in ("acked", "settled")
+                and event.node == self._kept.get(event.get("task"), ("",))[0]
+            ):
+                self._witnessed.add(event.get("task"))
             if event.node == COORDINATOR and event.event == "version_committed":
                 self._check_version(event)
             elif event.node == COORDINATOR and event.event == "version_published":
@@ -49,6 +58,20 @@ class Witnesses:
             elif event.node != COORDINATOR and event.event == "settled":
                 self._check_settled(event)
         return acked
+
+    def unverified(self, defects: Sequence[Defect]) -> Iterator[str]:
+        """What contradicts nothing and proves nothing: updates of which their own device has no word. It was killed,
+        its disk is a new one, its file is too long to be read or was cut short: no journal can tell which.
+        """
+        for defect in defects:
+            if _limited(defect):
+                who = f"the history of {defect.node}" if defect.node else "the histories"
+                yield f"{who} cannot be held against the journal as a whole: {defect.detail}"
+        updates = Counter(agent for agent, _ in self._kept.values())
+        alone = Counter(agent for task, (agent, _) in self._kept.items() if task not in self._witnessed)
+        for agent, count in sorted(alone.items()):
+            of = f"{count} of the {updates[agent]} updates of {agent}"
+            yield f"{of} cannot be held against its history: it has no word of them"
 
     def _check_version(self, event: Event) -> None:
         version = event.get("version")
@@ -79,3 +102,7 @@ class Witnesses:
             )
         elif told == "merged" and task not in self._outcomes:
             self._note(f"{event.node} was told that {task} is merged, the journal has no outcome")
+
+
+def _limited(defect: Defect) -> bool:
+    return defect.kind == UNREAD and defect.node not in TRUSTED

@@ -58,8 +58,8 @@ def audit(
     else:
         for problem in result.problems:
             typer.echo(f"problem: {problem}")
-        if result.missing:
-            typer.echo(result.missing)
+        for limit in (*filter(None, [result.missing]), *result.unverified):
+            typer.echo(limit)
         every = "every" if result.ok and not result.missing else "NOT every"
         typer.echo(f"{every} version was recomputed bit for bit: {result.versions}")
     raise typer.Exit(OK if result.ok else FAILED)

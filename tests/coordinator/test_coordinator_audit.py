@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from support.rig_root import make_plan
 from coordinator.audit import audit, main
 from coordinator.journal import JOURNAL_SCHEMA
 from coordinator.merging import merge_spec
+from history import reader
 from history.writer import HistoryWriter
 from topology.plan import MergePlan, dump_plan
 from wire import pair
@@ -190,6 +192,52 @@ def test_a_history_that_cannot_be_read_bears_no_witness(root: Path, node: str) -
     assert any(f"the history of {node} has 2 gap" in problem for problem in audit(root).problems)
     path.write_bytes(b"".join([*lines[:3], b"{}\n", *lines[3:]]))
     assert any(f"the history of {node} has 1 malformed" in problem for problem in audit(root).problems)
+
+
+def test_a_history_that_is_longer_than_is_read_is_a_limit_and_no_problem(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not any("as a whole" in x for x in audit(root).unverified)
+    size = (root / "nodes" / "d-1" / "history.jsonl").stat().st_size
+    monkeypatch.setattr(reader, "AGENT_FILE_BYTES_MAX", size - 10)
+    result = audit(root)
+    assert result.ok, result.problems
+    assert any("the history of d-1 cannot be held against the journal" in x for x in result.unverified)
+
+
+def test_what_is_read_of_a_history_that_is_too_long_can_still_contradict(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = root / "nodes" / "d-1" / "history.jsonl"
+    monkeypatch.setattr(reader, "AGENT_FILE_BYTES_MAX", path.stat().st_size - 10)
+    with sqlite3.connect(root / "nodes" / "coordinator" / "journal.sqlite") as db:
+        change_what_an_agent_was_told(db)
+    db.close()
+    assert not audit(root).ok
+
+
+@pytest.mark.parametrize("kept", [0, 1, None], ids=["emptied", "cut-short", "removed"])
+def test_a_history_that_was_cut_short_is_said_and_proves_nothing(
+    root: Path, kept: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = root / "nodes" / "d-1" / "history.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[: kept or 0]))
+    if kept is None:
+        path.unlink()
+    assert main([str(root)]) == 0
+    said = capsys.readouterr().out
+    (said_of,) = re.findall(r"(\d+) of the (\d+) updates of d-1 cannot be held against its history", said)
+    without, updates = map(int, said_of)
+    assert updates - without == (kept or 0)
+
+
+def test_a_coordinators_history_that_is_too_long_is_a_problem(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = (root / "nodes" / "coordinator" / "history.jsonl").stat().st_size
+    monkeypatch.setattr(reader, "FILE_BYTES_MAX", size - 10)
+    assert not audit(root).ok
 
 
 @pytest.mark.parametrize("content", [None, b"", b"junk" * 500])

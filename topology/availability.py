@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import csv
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from topology.files import read_text_file
 from topology.plan.power import Window
 
 TRACE_BYTES_MAX = 8 << 20  # 200,000 lines; a week of a large fleet
@@ -49,13 +51,11 @@ class Trace:
 def read_trace(path: Path) -> Trace:
     """Raises TraceError."""
     try:
-        if path.stat().st_size > TRACE_BYTES_MAX:
-            raise TraceError(f"{path} is larger than {TRACE_BYTES_MAX} bytes")
-        text = path.read_text(encoding="utf-8")
+        text = read_text_file(path, TRACE_BYTES_MAX)
     except (OSError, UnicodeDecodeError) as error:
-        raise TraceError(f"{path} cannot be read: {error}") from None
+        raise TraceError(f"{path} cannot be read: {_why(error)}") from None
     changes: dict[str, list[tuple[float, bool]]] = {}
-    for number, row in enumerate(csv.reader(text.splitlines()), start=1):
+    for number, row in enumerate(_rows(path, text), start=1):
         if not row or row[0].lstrip().startswith("#") or (number == 1 and row[0].strip() == "seconds"):
             continue
         device, at, available = _row(path, number, row)
@@ -66,6 +66,17 @@ def read_trace(path: Path) -> Trace:
     if not changes:
         raise TraceError(f"{path} has no lines; write `seconds,available` or `seconds,available,device`")
     return Trace({device: tuple(rows) for device, rows in changes.items()})
+
+
+def _why(error: OSError | UnicodeDecodeError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _rows(path: Path, text: str) -> Iterator[list[str]]:
+    try:
+        yield from csv.reader(text.splitlines())
+    except csv.Error as error:
+        raise TraceError(f"{path} is no CSV: {error}") from None
 
 
 def _row(path: Path, number: int, row: list[str]) -> tuple[str, float, bool]:

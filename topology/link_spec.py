@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_
 
 from topology import traces
 from topology.fields import Delay, Loss, Moment, Percent, Queue, Rate, Strict, Wait, problem
+from topology.files import read_text_file
 from topology.plan import JitterKind, Steps, Varied
 from topology.traces import STEP_S_MIN, TraceError
 
@@ -139,9 +140,7 @@ class TraceSpec(Strict):
 
 def _read_trace(path: Path, format_name: str, interval_s: float) -> Steps:
     try:
-        if path.stat().st_size > traces.BYTES_MAX:
-            raise problem(f"{path} is larger than {traces.BYTES_MAX >> 20} MiB", "cut it")
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_text_file(path, traces.BYTES_MAX, errors="replace")
         return traces.FORMATS[format_name](text, interval_s)
     except OSError as error:
         raise problem(f"{path}: {error.strerror}", "the path is relative to the topology's folder") from None

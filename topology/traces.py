@@ -82,6 +82,8 @@ def _rows(reader: csv.DictReader[str], interval_s: float) -> Steps:
     reader.fieldnames = columns
     if "at_s" not in columns or not set(columns) & set(COLUMNS):
         raise TraceError(f"the header has to have at_s and any of {', '.join(COLUMNS)}")
+    if twice := [name for place, name in enumerate(columns) if name in columns[:place]]:
+        raise TraceError(f"the column {twice[0]!r} is there twice")
     unknown = sorted(set(columns) - {"at_s", *COLUMNS})
     if unknown:
         raise TraceError(f"unknown column {unknown[0]!r}; allowed: at_s, {', '.join(COLUMNS)}")

@@ -331,6 +331,7 @@ def test_csv_rows_hold_until_the_next() -> None:
         ("at_s\n1", "any of"),
         ("at_s,speed,loss\n1,2,3", "unknown column 'speed'"),
         ("at_s,loss\n", "no row"),
+        ("at_s,loss,loss\n0,0.1,0.2", "'loss' is there twice"),
         ("at_s,loss\n0,nan", "0 to 0.99"),
         ("at_s,loss\n0,2", "0 to 0.99"),
         ("at_s,loss\n,0.1", "no at_s"),

@@ -111,6 +111,7 @@ def test_a_trace_is_read_beside_the_topology(tmp_path: Path) -> None:
         ("1,2\n", ":1:"),
         ("x,1\n", "available 0 or 1"),
         ("5,1\n1,0\n", "times ascend"),
+        ('5,1\n"' + "x" * 200_000, "no CSV"),
         ("-1,1\n", ":1:"),
     ],
 )

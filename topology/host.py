@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from topology.checks import Problem
+from topology.checks.fault_links import groups_hit
+from topology.errors import Path
 from topology.link_features import unsupported_link
 from topology.links import resolve_link
 from topology.plan import Runtime
 from topology.profiles import DEVICES
 from topology.schema import DeviceGroup, Topology
+from topology.schema.faults.link import OtherLink
 
 # Broker, coordinator (evaluation in its idle moments), hostd's packet queues and dockerd run beside the
 # devices.
@@ -110,8 +113,28 @@ def _links_fit(topology: Topology, works: tuple[str, ...]) -> Iterator[Problem]:
             yield Problem(
                 ("devices", group, "link"),
                 f"{backend}, which shapes links on this host, cannot do {text}",
-                f"leave it out, or network.backend: {others[0]}" if others else "leave it out",
+                _leave_out(others),
             )
+    for path, text in _faults_ask(topology, backend):
+        yield Problem(
+            path, f"{backend}, which shapes links on this host, cannot do {text}", _leave_out(others)
+        )
+
+
+def _leave_out(others: list[str]) -> str:
+    return f"leave it out, or network.backend: {others[0]}" if others else "leave it out"
+
+
+def _faults_ask(topology: Topology, backend: str) -> Iterator[tuple[Path, str]]:
+    """What the links that faults put in force ask of a backend, and it cannot do."""
+    for index, fault in enumerate(topology.faults):
+        for kind in fault.kinds:
+            spec = getattr(fault, kind)
+            if not isinstance(spec, OtherLink):
+                continue
+            links = [spec.changed(topology.devices[group].link, "") for group in groups_hit(spec, topology)]
+            texts = {text: None for link in links for text in unsupported_link(backend, link)}
+            yield from ((("faults", index, kind), text) for text in texts)
 
 
 def _agents_fit(topology: Topology, host: Host) -> Iterator[Problem]:

@@ -56,6 +56,8 @@ class LossSpec(Shorthand):
     def _one_kind(self) -> LossSpec:
         if (self.random is not None) == (self.p is not None or self.r is not None):
             raise problem("either `random`, or `p` and `r`", "write 1 %, or {p: 1 %, r: 20 %}")
+        if self.random is not None and self.model_fields_set & {"bad", "good"}:
+            raise problem("`bad` and `good` are of bursts", "write {p: 1 %, r: 20 %, bad: 50 %}")
         if self.random is None and (self.p is None or self.r is None):
             raise problem("bursts need both `p` and `r`", "write {p: 1 %, r: 20 %}")
         return self

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from topology.compile import compile_topology
 from topology.errors import TopologyErrors
+from topology.host import Host, host_problems
 from topology.plan import FaultPlan, Plan, Trigger
 from topology.plan.faults import HOLDS, contradict
 from topology.schema.faults import FAULTS, parse_when
@@ -248,6 +249,36 @@ def test_what_fits_together_is_let_through() -> None:
 def test_bad_faults_are_named_with_their_path(fault: str, path: str, says: str) -> None:
     found = errors_of(fault)
     assert says in found[path], found
+
+
+@pytest.mark.parametrize(
+    ("link", "path", "says"),
+    [
+        ("{jitter: 5 s}", "jitter", "larger than the delay"),
+        ("{queue: 1 B}", "queue", "less than two full frames"),
+        ("{vary: {sine: {of: delay, amplitude: 9 %, period: 1 us}}}", "vary", "another wave"),
+        ("{profile: unshaped, queue: 50 ms}", "queue", "needs a rate"),
+        ("{up: 15 Mbit/s, loss: 1 %}", "", "nothing would change"),
+        ("{profile: home-wifi, loss: 1 %}", "", "nothing would change"),
+    ],
+)
+def test_a_link_that_a_fault_brings_is_held_to_the_same_rules(link: str, path: str, says: str) -> None:
+    found = errors_of(f"at: 1 s, link_change: {{device: pi4-1, link: {link}}}, heal_after: 5 s")
+    assert says in found[".".join(filter(None, ["faults[0].link_change.link", path]))], found
+
+
+def test_a_link_change_that_changes_one_group_only_is_let_through() -> None:
+    plan_of("at: 1 s, link_change: {device: '*', link: {profile: home-wifi, loss: 1 %}}, heal_after: 5 s")
+
+
+@pytest.mark.parametrize("works", ["nfqueue", "netem"])
+def test_what_a_fault_asks_of_a_link_and_the_backend_cannot_do_is_refused_by_name(works: str) -> None:
+    fault = "at: 1 s, link_change: {device: pi4-1, link: {duplicate: 5 %}}, heal_after: 5 s"
+    topology = parse_topology(FILE.format(seed=1, faults=f"  - {{{fault}}}")).topology
+    host = Host(cores=16, memory_bytes=64 << 30, link_backends=(works, "none"))
+    found = [(problem.path, problem.message) for problem in host_problems(topology, host, "docker")]
+    assert bool(found) == (works == "nfqueue")
+    assert all(path == ("faults", 0, "link_change") and "duplicate" in text for path, text in found)
 
 
 def test_every_held_kind_exists() -> None:

@@ -7,11 +7,21 @@ the consequences of an error that is reported already. Beside the file's own sec
 
 from __future__ import annotations
 
-from topology.checks import compression, devices, expectations, faults, merge, personalization, policy, power
+from topology.checks import (
+    compression,
+    devices,
+    expectations,
+    fault_links,
+    faults,
+    merge,
+    personalization,
+    policy,
+    power,
+)
 from topology.checks.learning import samples_per_device
 from topology.checks.registry import Problem, problems
 
 # Imported for what they register.
-SECTIONS = (compression, devices, expectations, faults, merge, personalization, policy, power)
+SECTIONS = (compression, devices, expectations, fault_links, faults, merge, personalization, policy, power)
 
 __all__ = ["SECTIONS", "Problem", "problems", "samples_per_device"]

@@ -53,6 +53,7 @@ class Container:
     nano_cpus: int
     memory_bytes: int
     oom_killed: bool = False
+    own_period: bool = False  # made with a quota and a period, not with NanoCpus
 
     @property
     def running(self) -> bool:
@@ -63,7 +64,8 @@ class Container:
         state, labels = inspected["State"], inspected["Config"].get("Labels") or {}
         host = inspected["HostConfig"]
         cpus = int(host.get("NanoCpus") or 0)
-        if not cpus and host.get("CpuQuota") and host.get("CpuPeriod"):
+        own_period = not cpus and bool(host.get("CpuQuota")) and bool(host.get("CpuPeriod"))
+        if own_period:
             cpus = int(host["CpuQuota"] / host["CpuPeriod"] * 1e9)
         return cls(
             id=inspected["Id"],
@@ -76,6 +78,7 @@ class Container:
             nano_cpus=cpus,
             memory_bytes=int(host.get("Memory") or 0),
             oom_killed=bool(state.get("OOMKilled")),
+            own_period=own_period,
         )
 
     @classmethod
@@ -93,6 +96,15 @@ class Container:
             nano_cpus=0,
             memory_bytes=0,
         )
+
+
+def quota_options(container: Container, cores: float, period_us: int) -> dict[str, int]:
+    """In the form that the container was made with: the daemon refuses NanoCpus where there is a quota, and a quota
+    where there are NanoCpus.
+    """
+    if container.own_period or not container.nano_cpus:
+        return {"CpuQuota": round(cores * period_us), "CpuPeriod": period_us}
+    return {"NanoCpus": round(cores * 1e9)}
 
 
 class DockerHost:
@@ -161,12 +173,8 @@ class DockerHost:
         self._call(f"unpause {container.node}", lambda: self._client.api.unpause(container.id))
 
     def set_quota(self, container: Container, cores: float, period_us: int) -> None:
-        """A new CPU quota on the running container. The daemon refuses a mix of NanoCpus and quota: clear
-        one first.
-        """
-        options = {"NanoCpus": round(cores * 1e9)}
-        if not container.nano_cpus:
-            options = {"CpuQuota": round(cores * period_us), "CpuPeriod": period_us}
+        """A new CPU quota on the running container."""
+        options = quota_options(container, cores, period_us)
         api = self._client.api
         path = api._url("/containers/{0}/update", container.id)
         self._call(f"update {container.node}", lambda: api._result(api._post_json(path, data=options), True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from emulation.faults.base import FaultBase, FaultProblem, Seen, Tools, find
 
-CORES_MIN = 0.01  # the kernel's smallest quota is 1 ms of a period of 100 ms
+QUOTA_US_MIN = 1_000  # the kernel's smallest; a plan that asks for less is refused
 SLACK = 0.005
 
 
@@ -36,4 +36,5 @@ class CpuSlowdown(FaultBase):
     def _cores(tools: Tools, target: str, factor: float) -> float:
         if target not in tools.quotas:
             raise FaultProblem(f"{target} has no CPU quota in the plan: only devices can be slowed down")
-        return max(CORES_MIN, tools.quotas[target][0] * factor)
+        cores, period_us = tools.quotas[target]
+        return max(QUOTA_US_MIN / period_us, cores * factor)

@@ -7,7 +7,7 @@ from typing import Any
 import docker
 import pytest
 
-from emulation.docker_host import LABEL_NODE, LABEL_ROLE, Container, DockerHost
+from emulation.docker_host import LABEL_NODE, LABEL_ROLE, Container, DockerHost, quota_options
 
 RUNNING = {
     "Id": "b" * 64,
@@ -50,3 +50,25 @@ def test_a_container_that_waits_for_its_start_is_not_inspected(monkeypatch: pyte
     assert not found["d-1"].running
     assert found["broker"].running
     assert found["broker"].nano_cpus == 500_000_000
+
+
+def inspected(**host: Any) -> Container:
+    state = {"Status": "running", "Pid": 7, "StartedAt": "t0"}
+    return Container.of({"Id": "x", "Name": "/x", "State": state, "Config": {}, "HostConfig": host})
+
+
+@pytest.mark.parametrize(
+    ("host", "options"),
+    [
+        ({"NanoCpus": 200_000_000}, {"NanoCpus": 100_000_000}),
+        ({"CpuQuota": 4_000, "CpuPeriod": 20_000}, {"CpuQuota": 2_000, "CpuPeriod": 20_000}),
+        ({}, {"CpuQuota": 2_000, "CpuPeriod": 20_000}),
+    ],
+)
+def test_a_quota_is_changed_in_the_form_it_was_given_in(
+    host: dict[str, int], options: dict[str, int]
+) -> None:
+    """The daemon refuses the other one, so a device with a period of its own could not be slowed down."""
+    found = inspected(**host)
+    assert found.nano_cpus == (200_000_000 if host else 0)
+    assert quota_options(found, 0.1, 20_000) == options

@@ -12,7 +12,7 @@ from typing import cast
 from msgspec import structs
 
 from topology.plan import FaultPlan, Trigger
-from topology.plan.faults import contradict
+from topology.plan.faults import HOSTD, contradict
 from topology.schema import Topology
 from topology.schema.faults import FAULTS, Churn, Fault, Member, Random, members
 
@@ -107,14 +107,23 @@ def clash(one: FaultPlan, other: FaultPlan) -> str:
 def _strikes_into(new: FaultPlan, in_force: FaultPlan) -> bool:
     begin, since = new.trigger.at_s, in_force.trigger.at_s
     if begin is None or since is None:
-        together = new.trigger == in_force.trigger
+        together = new.trigger == in_force.trigger or _comes_later(new.trigger, in_force)
     else:
         together = since <= begin < _end(in_force, since)
     return together and contradict(new.kind, in_force.kind)
 
 
+def _comes_later(trigger: Trigger, in_force: FaultPlan) -> bool:
+    """Of versions and of updates merged a larger number comes later; what is never healed is in force then."""
+    if _end(in_force, 0.0) < float("inf"):
+        return False
+    before = in_force.trigger
+    pairs = ((trigger.version, before.version), (trigger.updates_merged, before.updates_merged))
+    return any(later > earlier for later, earlier in pairs if later is not None and earlier is not None)
+
+
 def _end(plan: FaultPlan, begin: float) -> float:
-    if plan.kind == "restart":
+    if plan.kind == "restart" or HOSTD in plan.targets:  # which Docker starts again
         return begin + DOWN_S_MIN
     return begin + plan.heal_after_s if plan.heal_after_s is not None else float("inf")
 

@@ -45,11 +45,6 @@ def this_host() -> Host:
     return Host(cores=float(len(os.sched_getaffinity(0))), memory_bytes=memory)
 
 
-def group_cpus(spec: DeviceGroup) -> float:
-    """Share of a host core of each device of the group: its own or its profile's."""
-    return spec.cpus if spec.cpus is not None else DEVICES[spec.profile].cpus
-
-
 def group_memory_bytes(spec: DeviceGroup) -> int:
     return spec.memory if spec.memory is not None else DEVICES[spec.profile].memory_bytes
 
@@ -68,13 +63,13 @@ def host_problems(topology: Topology, host: Host, runtime: Runtime) -> Iterator[
 
 def _cpus_fit(topology: Topology, host: Host) -> Iterator[Problem]:
     for name, spec in topology.devices.items():
-        if group_cpus(spec) > host.cores:
+        if spec.cores > host.cores:
             yield Problem(
                 ("devices", name, "cpus" if spec.cpus is not None else "profile"),
-                f"a device of {group_cpus(spec):g} cores is faster than this host of {host.cores:g}",
+                f"a device of {spec.cores:g} cores is faster than this host of {host.cores:g}",
                 "give it fewer `cpus`",
             )
-    total = sum(group_cpus(spec) * spec.count for spec in topology.devices.values())
+    total = sum(spec.cores * spec.count for spec in topology.devices.values())
     allowed = host.cores - CORES_FOR_SERVICES
     if total > allowed + _ROUNDING:
         yield Problem(

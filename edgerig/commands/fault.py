@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from msgspec import structs
 
 from compose.errors import EnvironmentProblem
 from compose.session import find_run, plan_of
 from edgerig.exits import FAILED, OK
 from edgerig.options import DEFAULT_RUNS, RunsFolder
 from emulation.control import SOCKET_NAME, Answer, FaultRequest, HealRequest, Request, ask
-from topology.errors import TopologyErrors
+from topology.checks.faults import LASTING
+from topology.errors import TopologyError, TopologyErrors
 from topology.faults import plans_of
 from topology.loader import Document, load_file, load_value
 from topology.plan import FaultPlan
-from topology.schema.faults import FAULTS
+from topology.plan.faults import BROKER, COORDINATOR
+from topology.schema.faults import FAULTS, GENERATORS
 from topology.validate import validate
 
 app = typer.Typer()
@@ -122,13 +125,20 @@ def planned(
     file: Document, kind: str, target: str, keys: dict[str, Any], heal_after: str | None
 ) -> FaultPlan:
     """What was asked for, through the same checks as a file's faults. Raises TopologyErrors."""
+    if kind in GENERATORS:
+        hint = f"by hand one at a time: {', '.join(FAULTS)}"
+        problem = TopologyError(f"faults[0].{kind}", target, "draws many faults before a run", hint)
+        raise TopologyErrors([problem], file.source)
+    # A plan has to say when a service comes back; who is there can heal it by hand.
+    lasts = heal_after or ("24 h" if target in (BROKER, COORDINATOR) and kind in LASTING else None)
     entry: dict[str, Any] = {"at": "1 s", kind: {**_aim(target), **keys}}
-    if heal_after is not None:
-        entry["heal_after"] = heal_after
+    if lasts is not None:
+        entry["heal_after"] = lasts
     # Each draw is another one: `one` twice in a row is meant to hit somebody else.
     data = {**file.data, "faults": [entry], "seed": secrets.randbelow(2**32)}
     topology = validate(Document(data=data, lines={}, source=file.source))
-    return plans_of(topology, 0)[0]
+    found = plans_of(topology, 0)[0]
+    return found if heal_after is not None else structs.replace(found, heal_after_s=None)
 
 
 def _aim(target: str) -> dict[str, Any]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from emulation.faults.base import Tools
 from emulation.faults.partition import Partition, ways_of
-
-PERIOD_S_MIN = 0.5  # a turn of hostd's loop takes 50 ms, two commands in a namespace about as long
+from topology.plan.faults import FLAP_S_MIN
 
 
 class Flap(Partition):
@@ -19,7 +18,7 @@ class Flap(Partition):
         self._cut[target] = True
 
     def tick(self, tools: Tools, target: str, since_s: float) -> None:
-        half = max(PERIOD_S_MIN, tools.params.period_s) / 2
+        half = max(FLAP_S_MIN, tools.params.period_s) / 2
         wanted = int(since_s / half) % 2 == 0
         if wanted == self._cut.get(target):
             return

@@ -44,7 +44,8 @@ def errors_of(*faults: str) -> dict[str, str]:
 
 
 def hit(aim: str, seed: int = 1) -> tuple[str, ...]:
-    return plan_of(f"at: 1 s, kill: {aim}", seed=seed).faults[0].targets
+    comes_back = "" if aim == "hostd" else ", heal_after: 1 s"
+    return plan_of(f"at: 1 s, kill: {aim}{comes_back}", seed=seed).faults[0].targets
 
 
 ZEROES = ("zero-1", "zero-2", "zero-3", "zero-4")
@@ -204,6 +205,9 @@ def test_a_seed_of_its_own_keeps_a_random_plan_whatever_the_runs_seed() -> None:
         ("at: 5 s, kill: pi4-1", "at: 900 s, cpu_slowdown: pi4-1"),
         ("when: version 3, stop: {group: zero}, heal_after: 1 s", "when: version 3, restart: zero-2"),
         ("at: 1 s, kill: broker, heal_after: 9 s", "at: 2 s, pause: broker, heal_after: 9 s"),
+        ("when: version 2, kill: pi4-1", "when: version 5, pause: pi4-1, heal_after: 1 s"),
+        ("when: 5 updates merged, stop: pi4-1", "when: 6 updates merged, poison: {device: pi4-1, how: nan}"),
+        ("at: 5 s, kill: hostd", "at: 5.1 s, kill: hostd"),
     ],
 )
 def test_contradictions_are_found_where_times_are_known(first: str, second: str) -> None:
@@ -218,6 +222,10 @@ def test_what_fits_together_is_let_through() -> None:
         "at: 16 s, flap: pi4-1, heal_after: 1 s",
         "at: 6 s, kill: pi4-2, heal_after: 1 s",
         "when: round 2 training, kill: pi4-1, heal_after: 1 s",
+        "at: 5 s, kill: hostd",  # Docker starts it again: the second needs no heal of the first
+        "at: 60 s, kill: hostd",
+        "when: version 2, kill: pi4-3, heal_after: 1 s",
+        "when: version 5, kill: pi4-3",
     )
 
 
@@ -242,6 +250,28 @@ def test_what_fits_together_is_let_through() -> None:
         ("at: 1 s, link_change: {device: pi4-1, link: {}}", "faults[0].link_change.link", "nothing would"),
         ("at: 1 s, clock_offset: {device: pi4-1, offset: 0 s}", "faults[0].clock_offset.offset", "offset"),
         ("at: 1 s, poison: {device: pi4-1, how: badly}", "faults[0].poison.how", "not allowed"),
+        ("at: 1 s, kill: {service: broker, count: 3}, heal_after: 1 s", "faults[0].kill.count", "one broker"),
+        ("at: 1 s, kill: coordinator", "faults[0]", "nobody brings the coordinator back"),
+        ("at: 1 s, pause: broker", "faults[0]", "nobody brings the broker back"),
+        ("at: 1 s, kill: pi4-1, heal_after: 1 ms", "faults[0].heal_after", "needs a turn"),
+        ("at: 1 s, flap: {device: pi4-1, period: 1 us}", "faults[0].flap.period", "greater than or equal"),
+        ("at: 1 s, poison: {device: pi4-1, how: nan, factor: 5}", "faults[0].poison.factor", "multiplies by"),
+        ("at: 1 s, cpu_slowdown: {device: pi4-1, factor: 0.01}", "faults[0].cpu_slowdown", "cannot give so"),
+        (
+            "random: {count: 3, kinds: [kill], during: 1 h}",
+            "faults[0].random.during",
+            "the run is over after",
+        ),
+        (
+            "at: 40 min, churn: {device: '*', every: 60 s, down: 1 s, during: 9 min}",
+            "faults[0].churn.during",
+            "the run is over after",
+        ),
+        (
+            "churn: {device: '*', every: 1 us, down: 1 us, during: 10 min}",
+            "faults[0].churn.every",
+            "takes 2000",
+        ),
         (f"when: version 2, {CHURN}", "faults[0].when", "draws its own times"),
         ("churn: {device: x-*, every: 1 s, down: 1 s, during: 9 s}", "faults[0].churn.device", "matches no"),
     ],

@@ -49,6 +49,7 @@ def test_the_period_of_the_quota_is_a_key() -> None:
     plan = compile_topology(parse_topology(BASE.format(power="cpu_period: 20 ms")).topology, "power-1")
     assert {device.cpu_period_us for device in plan.devices} == {20_000}
     assert "cpu_period" in errors_of("cpu_period: 100 us")
+    assert "no less than 1 ms" in errors_of("cpus: 0.05\n    cpu_period: 10 ms")
 
 
 @pytest.mark.parametrize(

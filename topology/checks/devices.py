@@ -15,6 +15,7 @@ from topology.variation import LOSS_MAX, RATE_BIT_S_MIN
 
 # tc keeps a limit in 32 bits, and what waits there is the host's memory.
 QUEUE_BYTES_MAX = 1 << 30
+QUOTA_S_MIN = 0.001  # of one period: min_cfs_quota_period, which the daemon checks too
 SLOWEST = f"at least {RATE_BIT_S_MIN} bit/s"
 NO_RATE = ("a queue needs a rate to wait for", "add `up` and `down`")
 
@@ -129,6 +130,18 @@ def _step_problems(path: Path, shape: Shape, steps: Steps) -> Iterator[Problem]:
             text = f"at {step.at_s:g} s the jitter, {jitter_s * 1000:g} ms, is larger than the delay"
             yield Problem(path, text, "packets cannot arrive early")
             return
+
+
+@check("devices", "resources")
+def quotas_are_possible(topology: Topology) -> Iterator[Problem]:
+    for group, spec in topology.devices.items():
+        if (quota_s := spec.cpu_period * spec.cores) < QUOTA_S_MIN - 1e-9:
+            yield Problem(
+                ("devices", group, "cpu_period"),
+                f"{spec.cores:g} cores are {quota_s * 1000:g} ms of it, and the kernel gives no less than 1 ms",
+                f"at least {QUOTA_S_MIN / spec.cores * 1000:.0f} ms, or more `cpus`",
+                value=f"{spec.cpu_period * 1000:g} ms",
+            )
 
 
 @check("devices")

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import cast
 
+from topology.checks.devices import QUOTA_S_MIN
+from topology.checks.fault_links import groups_hit
 from topology.checks.registry import Problem, check
 from topology.errors import Path, did_you_mean
-from topology.faults import contradictions
+from topology.faults import DOWN_S_MIN, GENERATED_MAX, contradictions, plans_of
+from topology.plan.faults import BROKER, COORDINATOR
 from topology.schema import Topology
-from topology.schema.faults import FAULTS, GENERATORS, Aim, Fault, FaultSpec, members
+from topology.schema.faults import FAULTS, GENERATORS, Aim, Churn, Fault, FaultSpec, Random, members
+from topology.schema.faults.behaviour import Poison
 from topology.schema.faults.link import LinkChange
 from topology.schema.policy import DEADLINE_CEILING_S
 
+LASTING = frozenset({"kill", "stop", "pause"})  # of what can hit a service: these last until they are healed
 # As the coordinator extends a round at most thrice, and evaluates and publishes beside it.
 EXTENSIONS, ROUND_SLACK_S = 4, 30.0
 
@@ -59,6 +65,9 @@ def faults_are_aimed(topology: Topology) -> Iterator[Problem]:
                 yield Problem(path, f"more than one of {', '.join(spec.named_by)}", "one of them says whom")
             if spec.count is not None and spec.pick is not None:
                 yield Problem(path, "both `count` and `pick`", "one of them says how many")
+            for key in ("count", "pick"):
+                if spec.service is not None and getattr(spec, key) is not None:
+                    yield Problem((*path, key), f"there is one {spec.service}", "leave it out")
 
 
 @check("faults", "devices")
@@ -90,9 +99,7 @@ def _aimed(spec: Aim, topology: Topology, path: Path) -> Iterator[Problem]:
 
 @check("faults", "training", "devices", "policy")
 def faults_come_in_time(topology: Topology) -> Iterator[Problem]:
-    rounds = topology.training.rounds
-    updates = _updates_max(topology)
-    longest_s = rounds * (EXTENSIONS * _deadline_s(topology) + ROUND_SLACK_S)
+    rounds, updates, longest_s = topology.training.rounds, _updates_max(topology), _longest_s(topology)
     for index, fault in enumerate(topology.faults):
         path, when = ("faults", index, "when"), fault.when
         if fault.at is not None and fault.at > longest_s:
@@ -104,6 +111,32 @@ def faults_come_in_time(topology: Topology) -> Iterator[Problem]:
             yield Problem(path, f"the run ends after round {rounds}", f"from 1 to {rounds}")
         elif when.updates_merged is not None and updates is not None and when.updates_merged > updates:
             yield Problem(path, f"the run merges at most {updates} updates", f"from 1 to {updates}")
+
+
+@check("faults", "training", "devices", "policy")
+def drawn_faults_come_in_time(topology: Topology) -> Iterator[Problem]:
+    """What is drawn later than the run can last would be planned and never strike."""
+    longest_s = _longest_s(topology)
+    for index, fault in enumerate(topology.faults):
+        if len(fault.kinds) != 1 or not fault.generated:
+            continue
+        spec, path = cast("Churn | Random", fault.spec), ("faults", index, fault.kind)
+        if (ends_s := (fault.at or 0.0) + spec.during) > longest_s:
+            text = f"goes on until {ends_s:g} s; the run is over after {longest_s:.0f} s at the latest"
+            yield Problem((*path, "during"), text, "a shorter time, or more rounds")
+        if isinstance(spec, Churn) and len(spec.named_by) == 1:
+            targets = spec.matches(members(topology.devices))
+            expected = len(targets) * spec.during / (spec.every + max(spec.down, DOWN_S_MIN))
+            if expected > GENERATED_MAX:
+                text = f"some {expected:.0f} failures, and a run takes {GENERATED_MAX}"
+                yield Problem((*path, "every"), text, "a longer time between them, or a shorter `during`")
+        elif isinstance(spec, Random) and 2 * (fit := len(plans_of(topology, index))) < spec.count:
+            text = f"only {fit} have room beside each other without contradiction"
+            yield Problem((*path, "count"), text, "fewer, a longer `during`, or a shorter heal_after")
+
+
+def _longest_s(topology: Topology) -> float:
+    return topology.training.rounds * (EXTENSIONS * _deadline_s(topology) + ROUND_SLACK_S)
 
 
 def _deadline_s(topology: Topology) -> float:
@@ -134,8 +167,37 @@ def faults_do_something(topology: Topology) -> Iterator[Problem]:
             )
         if isinstance(spec, FaultSpec) and spec.service == "hostd" and fault.heal_after is not None:
             yield Problem((*path, "heal_after"), "hostd comes back by itself", "leave it out")
+        if fault.heal_after is not None and fault.heal_after < DOWN_S_MIN:
+            text = "hostd needs a turn to apply a fault and one to heal it"
+            yield Problem((*path, "heal_after"), text, f"at least {DOWN_S_MIN:g} s")
+        if isinstance(spec, Poison) and spec.how != "scaled" and "factor" in spec.model_fields_set:
+            yield Problem((*path, "poison", "factor"), f"{spec.how} multiplies by nothing", "how: scaled")
         if fault.when is not None and fault.when.bytes_share is not None and _is_service(spec):
             yield Problem((*path, "when"), "a service sends no update", "a trigger of another kind")
+
+
+@check("faults")
+def somebody_starts_services_again(topology: Topology) -> Iterator[Problem]:
+    for index, fault in enumerate(topology.faults):
+        if fault.heal_after is not None or not is_whole(fault) or fault.kind not in LASTING:
+            continue
+        if isinstance(spec := fault.spec, Aim) and spec.service in (BROKER, COORDINATOR):
+            text = f"nobody brings the {spec.service} back, and no round ends without it"
+            yield Problem(("faults", index), text, "add a heal_after")
+
+
+@check("faults", "devices", "resources")
+def quotas_can_be_lowered(topology: Topology) -> Iterator[Problem]:
+    for index, fault in enumerate(topology.faults):
+        spec = fault.cpu_slowdown
+        if spec is None or len(spec.named_by) != 1:
+            continue
+        for group in groups_hit(spec, topology):
+            devices = topology.devices[group]
+            least = QUOTA_S_MIN / devices.cpu_period / devices.cores
+            if spec.factor < least * (1 - 1e-9):
+                text = f"of the {devices.cores:g} cores of {group} the kernel cannot give so little"
+                yield Problem(("faults", index, "cpu_slowdown"), text, f"factor: {least:.3g} at least")
 
 
 def _is_service(spec: object) -> bool:

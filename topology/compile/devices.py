@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from topology.compile.power import compile_availability, compile_battery
-from topology.host import group_cpus, group_memory_bytes
+from topology.host import group_memory_bytes
 from topology.links import resolve_link
 from topology.plan import DevicePlan, NetworkPlan, Tolerance
 from topology.profiles import DEVICES
@@ -63,7 +63,7 @@ def compile_devices(
                     group=group,
                     index=index,
                     profile=spec.profile,
-                    cpus=group_cpus(spec),
+                    cpus=spec.cores,
                     memory_bytes=group_memory_bytes(spec),
                     threads=spec.threads if spec.threads is not None else DEVICES[spec.profile].threads,
                     cpu_period_us=round(spec.cpu_period * 1e6),

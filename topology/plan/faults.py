@@ -9,6 +9,9 @@ from msgspec import Struct, field
 from topology.plan.devices import Link, Shape
 
 TriggerState = Literal["training", "collecting", "closed"]
+FLAP_S_MIN = (
+    0.5  # of one period: a turn of hostd's loop takes 50 ms, two commands in a namespace about as long
+)
 BROKER, COORDINATOR, HOSTD = "broker", "coordinator", "hostd"
 
 # What of its target a fault holds while it is in force; two faults that hold the same contradict each other.

@@ -56,6 +56,11 @@ class DeviceGroup(Strict):
     battery: Annotated[Battery | None, Field(description="Mains, without it.")] = None
     availability: Annotated[Availability | None, Field(description="Always there, without it.")] = None
 
+    @property
+    def cores(self) -> float:
+        """Share of a host core of each device: its own or its profile's."""
+        return self.cpus if self.cpus is not None else DEVICES[self.profile].cpus
+
 
 class ToleranceSpec(Strict):
     """How far a measured link or quota may be off before the run is invalid."""

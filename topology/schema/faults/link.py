@@ -9,6 +9,7 @@ from pydantic import Field
 
 from topology.fields import Loss, Wait
 from topology.plan import FaultParams, Link
+from topology.plan.faults import FLAP_S_MIN
 from topology.schema.base import device_name
 from topology.schema.devices import DeviceGroup, LinkSpec
 from topology.schema.faults.targets import FaultSpec
@@ -28,7 +29,9 @@ class Partition(FaultSpec):
 class Flap(Partition):
     """The link is cut for one half of each period and whole for the other."""
 
-    period: Annotated[Wait, Field(description="Of one cut and one mend.", examples=["4 s"])] = 4.0
+    period: Annotated[
+        Wait, Field(ge=FLAP_S_MIN, description="Of one cut and one mend.", examples=["4 s"])
+    ] = 4.0
 
     def params(self, targets: Iterable[str], devices: Mapping[str, DeviceGroup]) -> FaultParams:
         return FaultParams(direction=self.direction, period_s=self.period)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from history.checks.registry import Answer, check
 from history.record import Record
+from topology.plan import StalenessPlan
 
 
 def bound(record: Record) -> int | None:
@@ -11,7 +14,7 @@ def bound(record: Record) -> int | None:
     policy = record.plan.policy
     if policy.max_staleness is not None:
         return policy.max_staleness
-    waits = policy.kind == "synchronous" and not policy.carry_over
+    waits = policy.kind in ("synchronous", "tiered") and not policy.carry_over
     return 0 if waits else None
 
 
@@ -27,6 +30,29 @@ def ages(record: Record) -> list[tuple[str, int]] | None:
     return found
 
 
+def left_of(plan: StalenessPlan, age: int) -> float:
+    """s(τ) once more, apart from the coordinator's: who judges it with its own formula sees no mistake in it."""
+    if plan.kind == "polynomial":
+        return float((1 + age) ** -plan.exponent)
+    return 1 / (plan.a * (age - plan.b) + 1) if plan.kind == "hinge" and age > plan.b else 1.0
+
+
+def misweighed(record: Record) -> list[str]:
+    """Updates whose recorded factor is not s(τ); under fedat it is that or less, by the share of a tier."""
+    policy, found = record.plan.policy, []
+    for version in record.versions:
+        for update in version.updates:
+            task = record.tasks.get(update.task)
+            if update.factor is None or task is None or task.version is None:
+                continue
+            age = version.version - 1 - task.version
+            wanted = left_of(policy.staleness, max(age, 0))
+            less = policy.kind == "fedat" and 0 < update.factor < wanted
+            if not less and not math.isclose(update.factor, wanted, rel_tol=1e-6):
+                found.append(f"{update.task}, {age} versions old, counts {update.factor:g}, not {wanted:g}")
+    return found
+
+
 @check("Was every merged update as fresh as the schedule wants?")
 def staleness_bounded(record: Record) -> Answer:
     found, allowed = ages(record), bound(record)
@@ -39,6 +65,7 @@ def staleness_bounded(record: Record) -> Answer:
         problems += [
             f"{task} was {age} versions old, {allowed} allowed" for task, age in found if age > allowed
         ]
+    problems += misweighed(record)
     if problems:
         return Answer("fail", problems[0], tuple(problems))
     oldest = max(age for _, age in found)

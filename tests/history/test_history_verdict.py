@@ -369,6 +369,12 @@ def stands_still_after_the_heal(script: run.Script) -> None:
             line.at += 500.0
 
 
+def damped_twice(script: run.Script) -> None:
+    """Staleness that compounds: an update counts less than its age leaves of it."""
+    (line,) = (x for x in script.lines if x.event == "version_committed" and x.fields["version"] == 2)
+    line.fields["updates"] = [item | {"factor": 0.25} for item in line.fields["updates"]]
+
+
 def never_merged(script: run.Script) -> None:
     """A schedule that asks a device again and again and drops whatever it gives."""
     for line in script.lines:
@@ -414,6 +420,7 @@ MUTANTS: list[tuple[str, str, Mutation]] = [
     ("progress_after_heal", "fail", stands_still_after_the_heal),
     ("staleness_bounded", "fail", change("task_opened", {"task": TASK}, version=0)),
     ("staleness_bounded", "fail", change("task_opened", {"task": TASK}, version=9)),
+    ("staleness_bounded", "fail", damped_twice),
     ("staleness_bounded", "unknown", without("task_opened", task=TASK)),
     ("staleness_bounded", "unknown", without("version_committed")),
     ("nobody_starved", "fail", never_merged),
@@ -480,3 +487,10 @@ def test_a_device_that_never_wrote_leaves_the_history_unknown() -> None:
 def test_an_unknown_check_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="no_such_check"):
         run_checks(derive(read_history(tmp_path), run.make_plan()), ["no_such_check"])
+
+
+def test_an_update_of_a_tiered_round_is_of_that_round() -> None:
+    record = made(change("task_opened", {"task": TASK}, version=0))
+    tiered = msgspec.structs.replace(record.plan.policy, kind="tiered")
+    record.plan = msgspec.structs.replace(record.plan, policy=tiered)
+    assert answer(record, "staleness_bounded")[0] == "fail"

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from coordinator import actions as a
+from coordinator.audit import copied
 from coordinator.core import CoordinatorCore
 from coordinator.decisions import (
     DECISIONS_SCHEMA,
@@ -19,7 +20,6 @@ from coordinator.decisions import (
     recorded,
     unpack_state,
 )
-from coordinator.journal import connect
 
 Merges = dict[int, list[tuple[str, int, float]]]  # version -> (task, samples, factor) in order
 
@@ -74,13 +74,15 @@ def _one_boot(path: Path, counted: dict[str, int], decided: Merges) -> str:
                     decided[action.version] = [(x.task, x.samples, x.factor) for x in action.updates]
     except (DecisionsBroken, msgspec.MsgspecError, AssertionError) as error:
         return f"{path.name}: {error}"
+    except OSError as error:
+        return f"{path.name}, which cannot be read: {error.strerror}"
     return ""
 
 
 def _against_readable(path: Path, decided: Merges) -> str:
     try:
         return _against_journal(path, decided)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, OSError) as error:
         return f"{path.name}, which is damaged: {error}"
 
 
@@ -88,14 +90,11 @@ def _against_journal(path: Path, decided: Merges) -> str:
     """What was committed is what was decided, but for updates that turned out unfit while they were merged."""
     if not path.exists():
         return f"{path.name}, which is not there" if decided else ""
-    db = connect(path, read_only=True)
-    try:
+    with copied(path) as db:  # reading it where it lies would leave files of SQLite's beside it
         rows = db.execute(
             "SELECT version, task, samples, factor FROM merges ORDER BY version, position"
         ).fetchall()
         versions = [row[0] for row in db.execute("SELECT version FROM versions WHERE version > 0")]
-    finally:
-        db.close()
     committed: Merges = {version: [] for version in versions}
     for version, task, samples, factor in rows:
         committed.setdefault(version, []).append((task, samples, factor))

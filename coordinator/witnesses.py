@@ -52,6 +52,8 @@ class Witnesses:
                 self._check_version(event)
             elif event.node == COORDINATOR and event.event == "version_published":
                 self._check_published(event)
+            elif event.node == COORDINATOR and event.event == "update_acked":
+                self._check_own_ack(event)
             elif event.node != COORDINATOR and event.event == "acked":
                 acked += 1
                 self._check_ack(event)
@@ -85,6 +87,12 @@ class Witnesses:
             self._note(
                 f"version {version} was published with a control variate that its updates do not lead to"
             )
+
+    def _check_own_ack(self, event: Event) -> None:
+        """What the coordinator says it acknowledged, also where the device's own history is gone."""
+        task, agent = event.get("task"), event.get("agent")
+        if self._kept.get(task) != (agent, event.get("sha256")):
+            self._note(f"the history has the update of {task} by {agent} acked, the journal another or none")
 
     def _check_ack(self, event: Event) -> None:
         task, sha256 = event.get("task"), event.get("sha256")

@@ -184,6 +184,15 @@ def test_an_ack_that_the_journal_does_not_have(root: Path) -> None:
     assert audit(root).problems == ("d-0 saw its update of r7-t999 acked, the journal has none",)
 
 
+def test_an_ack_of_the_coordinators_own_that_the_journal_does_not_have(root: Path) -> None:
+    """An update that no version has could go without a trace, together with its device's history."""
+    writer = HistoryWriter(root / "nodes" / "coordinator" / "history.jsonl", "coordinator", "b2")
+    writer.append("update_acked", task="r7-t999", agent="d-0", sha256="ab" * 32)
+    writer.close()
+    (problem,) = audit(root).problems
+    assert "the update of r7-t999 by d-0 acked, the journal another or none" in problem
+
+
 @pytest.mark.parametrize("node", ["coordinator", "d-1"])
 def test_a_history_that_cannot_be_read_bears_no_witness(root: Path, node: str) -> None:
     path = root / "nodes" / node / "history.jsonl"

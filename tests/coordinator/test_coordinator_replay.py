@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,24 @@ def test_every_boot_is_replayed(run: tuple[Path, Recording]) -> None:
     assert found.events > 100
 
 
+def test_a_replay_leaves_nothing_in_the_record(run: tuple[Path, Recording]) -> None:
+    root, _ = run
+    journal = path_of(root, 1).parent / "journal.sqlite"
+    with sqlite3.connect(journal) as db:
+        db.execute("PRAGMA journal_mode = WAL")  # as the coordinator leaves it
+    db.close()
+    before = sorted(path.name for path in journal.parent.iterdir())
+    assert replay(root).difference == ""
+    assert sorted(path.name for path in journal.parent.iterdir()) == before
+
+
+def test_decisions_that_are_no_file_are_a_difference(run: tuple[Path, Recording]) -> None:
+    root, _ = run
+    path_of(root, 1).unlink()
+    path_of(root, 1).mkdir()
+    assert "decisions-1.bin, which cannot be read" in replay(root).difference
+
+
 def test_a_torn_end_is_no_difference(run: tuple[Path, Recording]) -> None:
     root, _ = run
     first = path_of(root, 1)
@@ -107,8 +126,6 @@ def test_another_moment_makes_another_run(run: tuple[Path, Recording]) -> None:
 
 
 def test_a_version_that_nobody_decided_is_found(run: tuple[Path, Recording]) -> None:
-    import sqlite3
-
     root, _ = run
     db = sqlite3.connect(path_of(root, 1).parent / "journal.sqlite")
     db.execute("UPDATE merges SET factor = factor / 2 WHERE version = 2 AND position = 0")

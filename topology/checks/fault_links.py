@@ -17,8 +17,8 @@ from topology.schema.faults.link import LinkChange
 @check("faults", "devices", "links")
 def changed_links_make_sense(topology: Topology) -> Iterator[Problem]:
     for index, fault in enumerate(topology.faults):
-        spec = fault.link_change
-        if spec is None or len(spec.named_by) != 1 or not spec.link.model_fields_set:
+        spec = getattr(fault, "link_change", None)
+        if not isinstance(spec, LinkChange) or len(spec.named_by) != 1 or not spec.link.model_fields_set:
             continue
         path: Path = ("faults", index, "link_change", "link")
         groups = groups_hit(spec, topology)

@@ -15,6 +15,7 @@ from topology.plan.faults import BROKER, COORDINATOR
 from topology.schema import Topology
 from topology.schema.faults import FAULTS, GENERATORS, Aim, Churn, Fault, FaultSpec, Random, members
 from topology.schema.faults.behaviour import Poison
+from topology.schema.faults.life import CpuSlowdown
 from topology.schema.faults.link import LinkChange
 from topology.schema.policy import DEADLINE_CEILING_S
 
@@ -189,8 +190,8 @@ def somebody_starts_services_again(topology: Topology) -> Iterator[Problem]:
 @check("faults", "devices", "resources")
 def quotas_can_be_lowered(topology: Topology) -> Iterator[Problem]:
     for index, fault in enumerate(topology.faults):
-        spec = fault.cpu_slowdown
-        if spec is None or len(spec.named_by) != 1:
+        spec = getattr(fault, "cpu_slowdown", None)
+        if not isinstance(spec, CpuSlowdown) or len(spec.named_by) != 1:
             continue
         for group in groups_hit(spec, topology):
             devices = topology.devices[group]

@@ -48,7 +48,9 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True):
     seed: int
     agents: dict[str, LinkBudget]
     rounds: int
-    samples_max: int  # what one device's shard holds: a claim above it counts as this
+    samples_max: int  # what the largest shard holds: a claim above it counts as this
+    # Of each device's own shard, where the table of the data is known. Who goes over it five times has no more of it.
+    samples: dict[str, int] = field(default_factory=dict)
     parameters: int
     train: TrainSpec  # of a task without a schedule; `train_for` gives a task's own
     uplink: UplinkPlan
@@ -83,6 +85,10 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True):
     control: CodecSpec | None = (
         None  # how the change of a control variate is sent with an update; None: there are none
     )
+
+    def samples_of(self, agent: str) -> int:
+        """Up to how many samples a device's claim counts."""
+        return self.samples.get(agent, self.samples_max)
 
     @property
     def update_bytes_max(self) -> int:
@@ -154,6 +160,7 @@ def from_plan(plan: Plan, parameters: int, table: Allotment | None = None) -> Co
         agents={device.name: link_budget(device) for device in plan.devices},
         rounds=plan.training.rounds,
         samples_max=(table.samples_max if table else plan.data.samples_per_device) or SAMPLES_MAX,
+        samples={share.device: share.samples for share in table.shares} if table else {},
         test_samples={share.device: share.test_samples for share in table.shares} if table else {},
         parameters=parameters,
         train=train_spec(plan),

@@ -58,7 +58,7 @@ def hello(turn: Turn, agent: Agent, message: m.Hello) -> None:
         _look_for_variate(turn, agent, message)
     agent.boot, agent.version, agent.online = message.boot, message.version, True
     agent.power = message.power
-    agent.samples = min(message.samples, turn.config.samples_max)
+    agent.samples = min(message.samples, turn.config.samples_of(agent.name))
     _announce(turn, agent, online=True)
     turn.record(
         "hello",

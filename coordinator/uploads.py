@@ -53,7 +53,7 @@ def _enter_line(turn: Turn, task: Task, sha256: str, size: int, report: m.Report
         return
     same = task.sha256 == sha256 and task.bytes == size
     if same and task.report is None and report is not None:
-        task.report, task.samples = report, _counted_samples(turn, report)
+        task.report, task.samples = report, _counted_samples(turn, task.agent, report)
     if task.state is S.GRANTED and same:
         # A hello and the offer repeated after it arrive together: one grant answers both.
         if report is None or turn.now - task.heard >= REGRANT_S:
@@ -73,7 +73,7 @@ def _go_offered(turn: Turn, task: Task, sha256: str, size: int, report: m.Report
     if task.id not in turn.state.offers:
         turn.state.offers.append(task.id)
     task.sha256, task.bytes, task.report = sha256, size, report or task.report
-    task.samples = _counted_samples(turn, task.report)
+    task.samples = _counted_samples(turn, task.agent, task.report)
     task.enter_phase("waiting", turn.now)
     turn.record(
         "update_offered",
@@ -85,9 +85,10 @@ def _go_offered(turn: Turn, task: Task, sha256: str, size: int, report: m.Report
     )
 
 
-def _counted_samples(turn: Turn, report: m.Report | None) -> int:
+def _counted_samples(turn: Turn, agent: str, report: m.Report | None) -> int:
     """A claim counts up to what the device's shard holds. Without a report (it was lost) the shard is believed."""
-    return turn.config.samples_max if report is None else min(report.samples, turn.config.samples_max)
+    held = turn.config.samples_of(agent)
+    return held if report is None else min(report.samples, held)
 
 
 def grant_waiting(turn: Turn) -> None:

@@ -91,3 +91,12 @@ def test_the_largest_shard_bounds_what_a_device_may_claim() -> None:
     table = Allotment(dataset="m", origin="", partition="iid", test_samples=1, shares=shares)
     assert from_plan(plan, 10, table).test_samples == {"d-67": 22, "d-133": 44}
     assert from_plan(plan, 10, table).samples_max == 133
+
+
+def test_what_a_device_may_claim_is_bounded_by_its_own_shard() -> None:
+    """Bounded by the largest one, two shards of 10 and 50 weighed the same after five epochs over each."""
+    shares = tuple(Share(device=f"d-{n}", samples=n) for n in (10, 50))
+    table = Allotment(dataset="m", origin="", partition="quantity", test_samples=1, shares=shares)
+    config = from_plan(plan_of("{rounds: 1, local_epochs: 5}"), 10, table)
+    assert [config.samples_of(share.device) for share in shares] == [10, 50]
+    assert config.samples_of("unknown") == config.samples_max == 50

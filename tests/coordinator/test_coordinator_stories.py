@@ -363,6 +363,16 @@ def test_a_claim_counts_up_to_what_the_shard_holds(claimed: int, counted: float)
     assert [item.samples for item in commit.updates] == [counted]
 
 
+def test_devices_that_went_over_their_shards_five_times_weigh_as_their_shards_do() -> None:
+    stage = Stage(make_config(2, samples={"d-0": 10, "d-1": 50}))
+    stage.everybody()
+    stage.offer("d-0", samples=5 * 10)
+    stage.receive("d-0")
+    stage.offer("d-1", samples=5 * 50)
+    (commit,) = of(stage.receive("d-1"), a.CommitVersion)
+    assert {item.agent: item.samples for item in commit.updates} == {"d-0": 10, "d-1": 50}
+
+
 def test_a_claim_of_no_samples_and_a_defect_are_acked_and_then_refused() -> None:
     stage = Stage()
     stage.everybody()

@@ -84,6 +84,9 @@ class DeviceRecord:
     power_offs: list[tuple[float, str, str]] = field(default_factory=list)  # moment, effect, reason
     downlink_bytes: int = 0  # model objects fetched, as the device says
     graph_bytes: int = 0  # of them training graphs
+    probe_answers: int = 0
+    probe_uplink_bytes: int = 0  # of its answers
+    probe_downlink_bytes: int = 0  # part of `downlink_bytes`
     # Tasks that a version was fetched for, maybe as several objects.
     fetched_for: set[str] = field(default_factory=set)
     # (task, sha256): bytes, as float32
@@ -298,6 +301,7 @@ class Record:
     ended_at: float | None = None
     began_wall_s: float | None = None  # Unix time
     parameters: int = 0
+    probes: set[str] = field(default_factory=set)  # tasks that asked for a loss, each of many devices
     epochs: int = 0  # boots of the coordinator
     run_started_at: float | None = None
     run_finished_at: float | None = None

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from importlib import metadata
 
-from history import accounts, emulation, layers, local, privacy, verdict
+from history import accounts, emulation, layers, local, privacy, probes, verdict
 from history import summary as s
 from history.checks import run_checks
 from history.compression import compressions
@@ -51,6 +51,7 @@ def summarize(record: Record, *, interrupted: bool = False) -> s.Summary:
         uplink_bytes_sent=accounts.uplink_bytes_by_agents(record),
         downlink_bytes=sum(device.downlink_bytes for device in record.devices.values()),
         bytes=layers.total(record),
+        probes=probes.summary(record),
         updates_merged=len(accounts.merged(record)),
         updates_discarded=_discarded(record),
         updates_lost=_lost(record),

@@ -13,6 +13,7 @@ from history.checks import CheckResult
 from history.compression import DeviceCompression
 from history.layers import BytesSummary
 from history.local import LocalSummary
+from history.probes import ProbeSummary
 from history.verdict import EXIT_CODES, Judged, Verdict
 from topology.allotment import Allotment
 
@@ -149,6 +150,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     uplink_bytes_sent: int | None
     downlink_bytes: int
     bytes: BytesSummary | None = None
+    probes: ProbeSummary | None = None  # with a selection that asks for losses
     updates_merged: int
     updates_discarded: dict[str, int]
     updates_lost: int | None

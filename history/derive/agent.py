@@ -67,6 +67,8 @@ def task_received(record: Record, event: Event) -> None:
 def model_fetched(record: Record, event: Event) -> None:
     device = record.devices[event.node]
     device.downlink_bytes += count(event, "bytes")
+    if text(event, "task") in record.probes:
+        device.probe_downlink_bytes += count(event, "bytes")
     if text(event, "object").startswith("graph-"):
         device.graph_bytes += count(event, "bytes")
     else:

@@ -62,6 +62,19 @@ def hello(record: Record, event: Event) -> None:
         device.boots.append(boot)
 
 
+@HANDLERS.on("losses_wanted")
+def losses_wanted(record: Record, event: Event) -> None:
+    record.probes.add(text(event, "task"))
+
+
+@HANDLERS.on("loss_probed")
+def loss_probed(record: Record, event: Event) -> None:
+    device = record.devices.get(text(event, "agent"))
+    if device is not None:
+        device.probe_answers += 1
+        device.probe_uplink_bytes += count(event, "bytes")
+
+
 def _round(record: Record, event: Event) -> RoundRecord | None:
     number_ = integer(event, "round")
     if number_ is None:

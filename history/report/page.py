@@ -9,6 +9,7 @@ import msgspec
 
 from history import units
 from history.baselines import Baselines
+from history.probes import ProbeSummary
 from history.record import Record
 from history.report import baselines, chart, compression, learning, local, tables, timeline
 from history.report.markup import Child, Markup, join, tag
@@ -214,6 +215,8 @@ def _figures(summary: Summary) -> Markup:
         ("Peak memory", units.NOT_RECORDED if peak is None else f"{peak:.0f} MB", "largest agent"),
         ("Lapses", f"{len(summary.lapses)}", f"of {summary.event_count:,} events"),
     ]
+    if summary.probes is not None:
+        cards.append(_probes(summary.probes))
     if summary.epsilon is not None:
         cards.append(
             ("Privacy", f"ε = {units.plain(summary.epsilon, 3)}", "of each device, replaced by another")
@@ -226,6 +229,11 @@ def _figures(summary: Summary) -> Markup:
         ],
         class_="figures",
     )
+
+
+def _probes(found: ProbeSummary) -> tuple[str, str, str]:
+    moved = units.size(found.uplink_bytes + found.downlink_bytes)
+    return "Loss probes", moved, f"{found.answers} answers, {units.size(found.downlink_bytes)} of it down"
 
 
 def _times(value: float | None) -> str:

@@ -9,6 +9,7 @@ around it is missing or broken, 143 it was asked to stop (and goes on where it w
 from __future__ import annotations
 
 import argparse
+import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -47,11 +48,19 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     )
 
 
+def quiet_collector() -> None:
+    """A turn makes thousands of small objects and no cycles; looking for some after every 700 was 6 % of its time."""
+    gc.collect()
+    gc.freeze()  # what is there now stays
+    gc.set_threshold(50_000, 20, 100)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     try:
         ready = make_service(parse(arguments))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: ready.service.request_stop())
+        quiet_collector()
         try:
             result = ready.service.run(resumed=ready.resumed)
         finally:

@@ -122,7 +122,8 @@ class DecisionLog:
         except OSError as error:
             self._stop(str(error))
 
-    def append(self, frame: Beginning | Decided) -> None:
+    def append(self, frame: Beginning | Decided, *, more: bool = False) -> None:
+        """`more`: another follows before anything is done about this one, so it need not be with the kernel yet."""
         if self._file is None:
             return
         body = _encoder.encode(frame)
@@ -132,7 +133,8 @@ class DecisionLog:
             return
         try:
             self._file.write(len(body).to_bytes(LENGTH_BYTES, "big") + body)
-            self._file.flush()
+            if not more:
+                self._file.flush()
         except OSError as error:
             self._stop(str(error))
 
@@ -159,7 +161,8 @@ class RecordedCore(CoordinatorCore):
 
     def handle(self, event: e.Event, now: float) -> list[a.Action]:
         actions = super().handle(event, now)
-        self._log.append(Decided(event, now, digest_of(actions), names_of(actions)))  # type: ignore[arg-type]
+        decided = Decided(event, now, digest_of(actions), names_of(actions))  # type: ignore[arg-type]
+        self._log.append(decided, more=event.more)
         return actions
 
 

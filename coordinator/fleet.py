@@ -35,20 +35,22 @@ def available(turn: Turn) -> list[Agent]:
         return []
     unsettled = Counter(task.agent for task in state.unended.values() if task.state is S.ACKED)
     found = [agent for agent in found if unsettled[agent.name] < UNSETTLED_PER_AGENT_MAX]
-    slow = _slow(turn)
+    if turn.slow is None:
+        turn.slow = _slow(turn)
+    slow = turn.slow
     held = {task.version for task in state.under_way if task.agent in slow}
     if slow and len(held | {state.version}) > SLOW_VERSIONS_MAX:
         found = [agent for agent in found if agent.name not in slow]
     return found
 
 
-def _slow(turn: Turn) -> set[str]:
+def _slow(turn: Turn) -> frozenset[str]:
     """Devices that are expected to need `SLOW_TIMES` as long as the median of the fleet."""
     known = {a.name: a.timings.expected_s for a in turn.state.agents.values() if a.timings.known}
     if not known:
-        return set()
+        return frozenset()
     limit_s = SLOW_TIMES * median(known.values())
-    return {name for name, expected_s in known.items() if expected_s > limit_s}
+    return frozenset(name for name, expected_s in known.items() if expected_s > limit_s)
 
 
 def views(turn: Turn, agents: list[Agent]) -> list[AgentView]:

@@ -275,8 +275,8 @@ class Journal:
             yield self._item(item.task, item.samples, item.factor, spec)
 
     def _item(self, task: str, samples: int, factor: float, spec: MergeSpec) -> Item:
-        report = self.db.execute("SELECT report FROM updates WHERE task = ?", (task,)).fetchone()
-        return Item(self.payload(task), samples, factor, steps_of(report and report[0], samples, spec), task)
+        payload, report = self._update_of(task)
+        return Item(payload, samples, factor, steps_of(report, samples, spec), task)
 
     def recorded_items(self, version: int, spec: MergeSpec) -> Iterator[Item]:
         """The list of a version as it was committed, one update at a time."""
@@ -287,7 +287,13 @@ class Journal:
             yield self._item(task, samples, factor, spec)
 
     def payload(self, task: str) -> memoryview:
-        row = self.db.execute("SELECT payload, sha256 FROM updates WHERE task = ?", (task,)).fetchone()
+        return self._update_of(task)[0]
+
+    def _update_of(self, task: str) -> tuple[memoryview, str | None]:
+        """Bytes, held against their sha256, and report."""
+        row = self.db.execute(
+            "SELECT payload, sha256, report FROM updates WHERE task = ?", (task,)
+        ).fetchone()
         if row is None:
             raise JournalError(f"{self.path} has no update of task {task}")
         if row[0] is None:
@@ -296,7 +302,7 @@ class Journal:
             )
         if hashlib.sha256(row[0]).hexdigest() != row[1]:
             raise JournalError(f"{self.path}: the update of task {task} is not what its sha256 says")
-        return aligned(row[0])
+        return aligned(row[0]), row[2]
 
     def _version_row(
         self, version: int, sha256: str, master: str, state: State, round_: int, server_lr: float

@@ -34,7 +34,7 @@ from coordinator.samples import BrokerSamples
 from wire.codecs import model as versions
 from wire.codecs.model import Patterns
 
-BATCH_MAX = 512  # items of one turn: bounds how long an ack waits for the commit it shares
+BATCH_MAX = 1_024  # items of one turn: bounds how long an ack waits for the commit it shares
 TURN_S_MAX = 1.0  # the health file and the refusal log want attention once a second
 # Under load one commit serves what came in this time; after an idle moment nothing waits. An fsync costs as much on an
 # SD card, and what a turn costs beside its events grows with the fleet.

@@ -6,8 +6,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +68,10 @@ class HistoryWriter:
             line = msgspec.json.encode(record)
             if len(line) > EVENT_BYTES_MAX:
                 line = msgspec.json.encode(msgspec.structs.replace(record, fields={"truncated": len(line)}))
-            with self._forgiving():
+            try:
                 self._file.write(line + b"\n")
+            except OSError:
+                self._forgive()
             self._seq += 1
             self._dirty = True
         if durable:
@@ -80,21 +81,23 @@ class HistoryWriter:
         with self._lock:
             if not self._dirty or self._file.closed:
                 return
-            with self._forgiving():
+            try:
                 self._file.flush()
                 os.fsync(self._file.fileno())
                 self._dirty = False
+            except OSError:
+                self._forgive()
 
     def close(self) -> None:
         self.sync()
-        with self._lock, self._forgiving():
-            self._file.close()
+        with self._lock:
+            try:
+                self._file.close()
+            except OSError:
+                self._forgive()
 
-    @contextmanager
-    def _forgiving(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError:
-            if not self._lenient:
-                raise
-            self.refused += 1
+    def _forgive(self) -> None:
+        """What is being handled is counted, or raised again."""
+        if not self._lenient:
+            raise
+        self.refused += 1

@@ -29,9 +29,7 @@ class Turn:
         self.now = 0.0
         self.cause = 0
         self.actions: list[a.Action] = []
-        self.slow: frozenset[str] | None = (
-            None  # who is slow (fleet), once it has been found out in this turn
-        )
+        self.slow: frozenset[str] | None = None  # found out at most once in a turn, see `fleet`
         self._next_action = first_action
 
     def begin(self, cause: int, now: float) -> None:

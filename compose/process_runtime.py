@@ -209,10 +209,10 @@ class ProcessRuntime:
     def _await_broker(self) -> None:
         deadline = time.monotonic() + BROKER_WAIT_S
         while time.monotonic() < deadline:
+            if self._broker_listens():  # first, for a broker whose port is taken ends
+                return
             if not self._services["broker"].running:
                 raise EnvironmentProblem("the broker ended while starting", log=self.log_tail("broker"))
-            if self._broker_listens():
-                return
             signals.check()
             time.sleep(0.1)
         raise EnvironmentProblem(

@@ -42,7 +42,7 @@ FAULTS = """
   - {at: 1 s, out_of_memory: pi-1, heal_after: 3 s}
   - {at: 1 s, duplicate_delivery: pi-2, heal_after: 5 s}
   - {at: 1 s, clock_offset: {device: pi-3, offset: -2 h}, heal_after: 5 s}
-  - {when: 40 % of bytes sent, partition: {device: pi-4, direction: up}, heal_after: 4 s}
+  - {when: 40 % of bytes sent, partition: {device: pi-4, direction: up}, heal_after: 2 s}
   - {at: 7 s, poison: {device: pi-2, how: nan}, heal_after: 4 s}
   - {at: 7 s, poison: {device: pi-3, how: sign_flip}, heal_after: 4 s}
   - {at: 7 s, link_change: {device: pi-4, link: {up: 300 kbit/s, delay: 200 ms}}, heal_after: 4 s}

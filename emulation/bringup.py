@@ -51,12 +51,8 @@ class BringUp:
         """
         broker = self._fleet.running[BROKER]
         nodes = dict(self._fleet.running)
-        with going_first(
-            MEASURE_PRIORITY
-        ):  # agents load their libraries meanwhile; a dozen programs a link wait
-            for device in self._plan.devices:
-                if self._applied.get(device.name) != (nodes[device.name].token, broker.token):
-                    self._keeper.apply(device, nodes[device.name], broker)
+        for device in self._plan.devices:
+            self._put(device, nodes[device.name], broker)
         self._keeper.measure([device.name for device in self._plan.devices])
         self.verify_quotas(self._plan.devices)
         self._open_gate(broker)
@@ -73,11 +69,9 @@ class BringUp:
             return
         for device in self._plan.devices:
             node = self._fleet.running.get(device.name)
-            if node is None or self._applied.get(device.name) == (node.token, broker.token):
-                continue
-            with contextlib.suppress(*VANISHED), going_first(MEASURE_PRIORITY):
-                self._keeper.apply(device, node, broker)
-                self._applied[device.name] = (node.token, broker.token)
+            if node is not None:
+                with contextlib.suppress(*VANISHED):
+                    self._put(device, node, broker)
 
     def again(self, names: Iterable[str]) -> None:
         """Nodes that were started anew. A new broker means every up queue anew; what vanishes meanwhile
@@ -124,6 +118,14 @@ class BringUp:
             self.check_written(device)
 
     # --- parts ----------------------------------------------------------------------------------------------
+
+    def _put(self, device: DevicePlan, node: Node, broker: Node) -> None:
+        """The start's link, once for these boots; first, or a dozen programs wait while agents load their libraries."""
+        boots = (node.token, broker.token)
+        if self._applied.get(device.name) != boots:
+            with going_first(MEASURE_PRIORITY):
+                self._keeper.apply(device, node, broker)
+            self._applied[device.name] = boots
 
     def _apply(self, device: DevicePlan, broker: Node) -> bool:
         try:

@@ -215,7 +215,7 @@ def test_contradictions_are_found_where_times_are_known(first: str, second: str)
 
 
 def test_what_fits_together_is_let_through() -> None:
-    plan_of(
+    plan = plan_of(
         "at: 5 s, cpu_slowdown: pi4-1, heal_after: 10 s",
         "at: 6 s, pause: pi4-1, heal_after: 1 s",
         "at: 6 s, partition: pi4-1, heal_after: 10 s",
@@ -227,6 +227,8 @@ def test_what_fits_together_is_let_through() -> None:
         "when: version 2, kill: pi4-3, heal_after: 1 s",
         "when: version 5, kill: pi4-3",
     )
+    assert [fault.kind for fault in plan.faults].count("kill") == 6
+    assert len(plan.faults) == 10
 
 
 @pytest.mark.parametrize(
@@ -298,7 +300,10 @@ def test_a_link_that_a_fault_brings_is_held_to_the_same_rules(link: str, path: s
 
 
 def test_a_link_change_that_changes_one_group_only_is_let_through() -> None:
-    plan_of("at: 1 s, link_change: {device: '*', link: {profile: home-wifi, loss: 1 %}}, heal_after: 5 s")
+    plan = plan_of(
+        "at: 1 s, link_change: {device: '*', link: {profile: home-wifi, loss: 1 %}}, heal_after: 5 s"
+    )
+    assert [fault.kind for fault in plan.faults] == ["link_change"]
 
 
 @pytest.mark.parametrize("works", ["nfqueue", "netem"])

@@ -383,8 +383,10 @@ def _end_self() -> None:
 
 
 def _already_fired(own: Tail) -> list[str]:
-    """Faults a hostd before this one has fired, from this node's own history."""
+    """Faults a hostd before this one has fired, from this node's own history; one that contradicted another when it was
+    due is over too.
+    """
     fired: list[str] = []
     while events := own.poll():
-        fired += [str(event["fault"]) for event in events if event.event == "fault_applied"]
-    return fired
+        fired += [str(e["fault"]) for e in events if e.event in ("fault_applied", "fault_verified")]
+    return list(dict.fromkeys(fired))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,9 +21,7 @@ from coordinator.picture import Picture
 from coordinator.status.board import SILENCE_S_MAX, Board
 from coordinator.status.metrics import Family, Sample, families, render
 from coordinator.status.pages import answer, page_of
-from coordinator.status.server import HEAD_BYTES_MAX, THREADS, StatusServer
 from coordinator.status.tally import Tally
-from edgerig.forward import forwarded
 from edgerig.status import describe
 from wire import messages as m
 
@@ -229,16 +225,7 @@ def test_other_paths_are_not_there(path: str) -> None:
     assert get(path, LookedAt(a_stage()))[0] == 404
 
 
-@pytest.fixture
-def server() -> Iterator[StatusServer]:
-    served = StatusServer(partial(page_of, board=LookedAt(a_stage())), "127.0.0.1", 0, request_s_max=0.2)
-    yield served
-    served.stop()
-
-
-def call(server: StatusServer) -> socket.socket:
-    parts = urlsplit(server.url)
-    return socket.create_connection((str(parts.hostname), parts.port or 0), timeout=10)
+# --- the whole coordinator --------------------------------------------------------------------------------------------
 
 
 def fetch(url: str, path: str) -> tuple[int, bytes]:
@@ -249,43 +236,6 @@ def fetch(url: str, path: str) -> tuple[int, bytes]:
         return response.status, response.read()
     finally:
         connection.close()
-
-
-def rest_of(connection: socket.socket) -> bytes:
-    got = b""
-    while more := connection.recv(65536):
-        got += more
-    return got
-
-
-def test_a_request_that_is_too_long_is_refused_and_read_no_further(server: StatusServer) -> None:
-    with call(server) as connection:
-        connection.sendall(b"GET /status HTTP/1.1\r\nX: " + b"x" * HEAD_BYTES_MAX)
-        assert rest_of(connection).startswith(b"HTTP/1.1 431 ")
-
-
-def test_silent_and_slow_connections_end_and_hold_nobody_up(server: StatusServer) -> None:
-    silent = [call(server) for _ in range(2 * THREADS)]
-    silent[0].sendall(b"GET /st")
-    assert fetch(server.url, "/healthz") == (200, b"ok\n")
-    for connection in silent:
-        with connection:
-            assert rest_of(connection) == b""
-
-
-def test_what_follows_a_request_is_not_taken_for_another(server: StatusServer) -> None:
-    with call(server) as connection:
-        connection.sendall(b"GET /healthz HTTP/1.1\r\n\r\n" * 3)
-        assert rest_of(connection).count(b"HTTP/1.1 ") == 1
-
-
-def test_a_stopped_server_listens_no_more(server: StatusServer) -> None:
-    server.stop()
-    with pytest.raises(OSError):  # noqa: PT011 - refused or reset, as the kernel likes
-        fetch(server.url, "/healthz")
-
-
-# --- the whole coordinator --------------------------------------------------------------------------------------------
 
 
 def test_a_running_coordinator_is_read_at_the_address_that_the_status_prints(tmp_path: Path) -> None:
@@ -304,21 +254,3 @@ def test_a_running_coordinator_is_read_at_the_address_that_the_status_prints(tmp
         assert not describe(rig.root, rig.plan).url
     finally:
         rig.close()
-
-
-# --- the same at another address --------------------------------------------------------------------------------------
-
-
-def test_it_is_forwarded_from_wherever_it_is_by_then(server: StatusServer) -> None:
-    urls = [server.url]
-    front = StatusServer(partial(forwarded, url_of=lambda: urls[-1]), "127.0.0.1", 0)
-    try:
-        assert json.loads(fetch(front.url, "/status")[1])["state"] == "collecting"
-        assert fetch(front.url, "/nothing")[0] == 404
-        urls.append("")
-        assert fetch(front.url, "/metrics")[0] == 502
-        urls.append("http://127.0.0.1:9")
-        code, body = fetch(front.url, "/healthz")
-        assert (code, b"does not answer" in body) == (502, True)
-    finally:
-        front.stop()

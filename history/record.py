@@ -197,6 +197,7 @@ class VersionRecord:
     sha256: str
     round: int | None
     committed_at: float
+    boot: str  # of the coordinator that says so
     updates: list[MergedUpdate] = field(default_factory=list)
     published_bytes: int = 0
 

@@ -1,4 +1,8 @@
-"""Versions follow each other one by one, in time as in number, each committed once."""
+"""Versions follow each other one by one, in time as in number, each committed once.
+
+A coordinator that starts again may tell of a version that a life before it committed; one life commits each once, and
+publishing a version again is no commit.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ def versions_gapless(record: Record) -> Answer:
     if not record.versions:
         return Answer("unknown", "no version was committed")
     shas: dict[int, str] = {}
+    told: set[tuple[int, str]] = set()  # version, boot
     problems: list[str] = []
     missing: list[int] = []
     last = 0
@@ -18,8 +23,11 @@ def versions_gapless(record: Record) -> Answer:
         number = committed.version
         if shas.setdefault(number, committed.sha256) != committed.sha256:
             problems.append(f"version {number} was committed twice with different content")
+        elif (number, committed.boot) in told:
+            problems.append(f"version {number} was committed twice by one coordinator")
         elif number < last:
             problems.append(f"version {number} was committed after version {last}")
+        told.add((number, committed.boot))
         missing += range(last + 1, number)
         last = max(last, number)
     if problems:

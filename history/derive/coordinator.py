@@ -204,7 +204,7 @@ def version_committed(record: Record, event: Event) -> None:
     version = integer(event, "version")
     if version is None:
         return
-    merged = VersionRecord(version, text(event, "sha256"), integer(event, "round"), event.mono_s)
+    merged = VersionRecord(version, text(event, "sha256"), integer(event, "round"), event.mono_s, event.boot)
     for item in mappings(event, "updates"):
         update = MergedUpdate(
             text(item, "task"), text(item, "agent"), text(item, "sha256"), number(item, "weight")

@@ -329,6 +329,12 @@ def double_merge(script: run.Script) -> None:
             line.fields["updates"] = [*line.fields["updates"], again]
 
 
+def committed_again(script: run.Script) -> None:
+    """The same content, by the same coordinator: one line too many, or one commit."""
+    (line,) = (x for x in script.lines if x.event == "version_committed" and x.fields["version"] == 3)
+    script.coordinator(line.at + 0.01, "version_committed", **line.fields)
+
+
 def discard_without_reason(script: run.Script) -> None:
     for line in script.lines:
         if line.event == "version_committed":
@@ -408,6 +414,7 @@ MUTANTS: list[tuple[str, str, Mutation]] = [
         "fail",
         change("version_committed", {"version": 5}, version=2, sha256=run.sha("version", 2)),
     ),
+    ("versions_gapless", "fail", committed_again),
     ("versions_gapless", "unknown", without("version_committed")),
     ("emulation_held", "fail", change("link_verified", {"device": "field-1"}, ok=False)),
     ("emulation_held", "fail", change("cpu_verified", {"device": "field-1"}, ok=False)),
@@ -470,11 +477,22 @@ def test_a_restarted_coordinator_may_tell_of_its_version_again() -> None:
         line = next(
             line for line in script.lines if line.event == "version_committed" and line.fields["version"] == 3
         )
-        script.coordinator(line.at + 0.01, "version_committed", **line.fields)
+        restored = line.fields | {"restored": True}
+        script.say(line.at + 0.01, "coordinator", "version_committed", "b2", **restored)
 
     record = made(tell_again)
     assert METRICS["updates_duplicated"](record) == 0
     assert answer(record, "versions_gapless") == ("pass", "versions 1 to 5")
+
+
+def test_a_version_that_is_published_again_is_committed_once() -> None:
+    def publish_again(script: run.Script) -> None:
+        published = [line for line in script.lines if line.event == "version_published"]
+        assert published
+        for line in published:
+            script.coordinator(line.at + 0.01, "version_published", **line.fields)
+
+    assert answer(made(publish_again), "versions_gapless") == ("pass", "versions 1 to 5")
 
 
 def test_a_device_that_never_wrote_leaves_the_history_unknown() -> None:

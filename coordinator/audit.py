@@ -48,8 +48,8 @@ class AuditResult(Struct, frozen=True, kw_only=True):
     """`versions`: how many were recomputed bit for bit. `acked`: how many acks of agents were compared.
 
     `not_recomputed`: versions whose updates were let go (`merge.journal_bytes_max`), as (first, last) of each stretch;
-    a later snapshot stands for them. `unverified`: where a device's history bears no witness for or
-    against the journal.
+    a later snapshot stands for them. `unverified`: where a history bears no witness for or against
+    the journal.
     """
 
     ok: bool

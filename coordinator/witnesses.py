@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from history.events import TRUSTED, Event
+from history.events import Event
 from history.reader import UNREAD, Defect
 from wire.topics import COORDINATOR
 
@@ -31,10 +31,10 @@ class Witnesses:
 
     def check_readable(self, defects: Sequence[Defect]) -> None:
         """A history that cannot be read bears no witness. A line that a kill cut off is no defect of the run, and where
-        a device's file is longer than is read of it, the limit is ours: see `unverified`.
+        a file is longer than is read of it, whoever wrote it, the limit is ours: see `unverified`.
         """
         for defect in defects:
-            if defect.kind != "cut" and not _limited(defect):
+            if defect.kind not in ("cut", UNREAD):
                 self._note(
                     f"the history of {defect.node or 'nobody'} has {defect.count} {defect.kind}: {defect.detail}"
                 )
@@ -66,7 +66,7 @@ class Witnesses:
         its disk is a new one, its file is too long to be read or was cut short: no journal can tell which.
         """
         for defect in defects:
-            if _limited(defect):
+            if defect.kind == UNREAD:
                 who = f"the history of {defect.node}" if defect.node else "the histories"
                 yield f"{who} cannot be held against the journal as a whole: {defect.detail}"
         updates = Counter(agent for agent, _ in self._kept.values())
@@ -110,7 +110,3 @@ class Witnesses:
             )
         elif told == "merged" and task not in self._outcomes:
             self._note(f"{event.node} was told that {task} is merged, the journal has no outcome")
-
-
-def _limited(defect: Defect) -> bool:
-    return defect.kind == UNREAD and defect.node not in TRUSTED

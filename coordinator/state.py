@@ -168,10 +168,14 @@ class Task:
 
 
 class Tiers(Struct, frozen=True):
-    """Who is in which tier, from 1, the fastest, and how many versions each has made; see `coordinator.tiers`."""
+    """Who is in which tier, from 1, the fastest, and how many versions each has made; see `coordinator.tiers`.
+
+    `since`: the first version that is made by these tiers.
+    """
 
     of: dict[str, int]
     merges: dict[int, int]
+    since: int = 2
 
 
 class ProbedLoss(NamedTuple):

@@ -46,22 +46,37 @@ def record(turn: Turn, tiers: Tiers | None) -> None:
         count = max(tiers.of.values(), default=0)
         turn.record(
             "tiers_cut",
+            since=tiers.since,
             tiers=[sorted(name for name, k in tiers.of.items() if k == tier) for tier in range(1, count + 1)],
         )
 
 
 def closing(turn: Turn, group: int) -> float:
-    """A group makes a version: what its updates count with. Durable in the version's own transaction."""
-    policy, tiers = turn.policy, turn.state.tiers
+    """A group makes a version: what its updates count with. Durable in the version's own transaction, and so is a new
+    cut, which is in force from the next version on: tasks under way are of their device's new tier then.
+    """
+    policy, before = turn.policy, turn.state.tiers
     assert isinstance(policy, FedAT), "only a grouped schedule closes a group"
-    if tiers is None:
-        of = policy.cut(fleet.views(turn, list(turn.state.agents.values())))
-        tiers, share = Tiers(of=of, merges={}), policy.share(group, {})
-        record(turn, tiers)
+    merges = _counted(before, group)
+    of = _cut(turn, policy, merges)
+    tiers = Tiers(of=of, merges=merges, since=turn.state.version + 2)
+    if before is not None and of == before.of:
+        tiers = Tiers(of=of, merges=merges, since=before.since)
     else:
-        merges = tiers.merges | {group: tiers.merges.get(group, 0) + 1}
-        tiers = Tiers(of=tiers.of, merges=merges)
-        share = policy.share(group, merges)
+        record(turn, tiers)
     turn.state.tiers = tiers
     turn.emit(a.JournalMemo(key=TIERS_KEY, value=msgspec.json.encode(tiers).decode()))
-    return share
+    return policy.share(group, merges)
+
+
+def _counted(before: Tiers | None, group: int) -> dict[int, int]:
+    return {} if before is None else before.merges | {group: before.merges.get(group, 0) + 1}
+
+
+def _cut(turn: Turn, policy: FedAT, merges: dict[int, int]) -> dict[str, int]:
+    """From what the journal has as well (timings, counts): a restart and a replay cut the same."""
+    before = turn.state.tiers
+    if before is not None and not policy.due(merges):
+        return before.of
+    seen = fleet.views(turn, list(turn.state.agents.values()))
+    return policy.cut(seen) if before is None else policy.recut(before.of, seen)

@@ -13,7 +13,8 @@ coordinator
   hello             agent, boot, version, task, spool, unsettled
   round_opened      round, version, cohort: [agent] (who may give it an update), target, carried (tasks and updates of
                     rounds before), deadline_s, quorum
-  tiers_cut         tiers: [[agent]], fastest first                   (policy: fedat; once a start)
+  tiers_cut         tiers: [[agent]], fastest first; since (the first version they make)   (policy: fedat; with every
+                    cut, and once a start)
   losses_wanted     task, round, version, candidates: [agent], deadline_s   (selection: power_of_choice)
   loss_probed       task, agent, round, version, loss, samples, fetch_bytes, bytes (of the answer)
   losses_known      task, round, version, known, silent: [agent], wall_s

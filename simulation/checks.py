@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 
@@ -144,23 +143,36 @@ def damping(plan: PolicyPlan, age: int) -> float:
     return 1.0
 
 
+def tier_cuts(world: World) -> list[tuple[int, dict[str, int]]]:
+    """(the first version made by them, tier of each agent), the newest first.
+
+    A coordinator that dies may have told of a cut that it never committed; its next life tells what the journal has.
+    """
+    cuts: list[tuple[int, dict[str, int]]] = []
+    for _, name, fields in world.coordinator.records:
+        if name == "tiers_cut":
+            of = {agent: tier for tier, agents in enumerate(fields["tiers"], 1) for agent in agents}
+            cuts = [(fields["since"], of), *(cut for cut in cuts if cut[0] < fields["since"])]
+    return cuts
+
+
 def tier_shares(world: World) -> dict[int, float]:
-    """What a version of FedAT counts with, from who is merged in it and the journalled tiers: the paper's mirror.
+    """What a version of FedAT counts with, from who is merged in it and the tiers of its time: the paper's mirror.
 
     A version whose updates are of several tiers is somebody's mistake.
     """
     plan = world.config.policy
     if plan.kind != "fedat":
         return {}
-    memo = next(iter(world.coordinator.journal.memos("tiers/").values()), "")
-    tier: dict[str, int] = json.loads(memo)["of"] if memo else {}
+    cuts = tier_cuts(world)
     rows = world.coordinator.journal.db.execute(
         "SELECT m.version, t.agent FROM merges m JOIN tasks t ON t.task = m.task ORDER BY m.version"
     ).fetchall()
     made: dict[int, int] = {}
     for version, agent in rows:
         if version > 1:
-            assert made.setdefault(version, tier[agent]) == tier[agent], f"version {version} mixes tiers"
+            tier = next(of for since, of in cuts if since <= version)[agent]
+            assert made.setdefault(version, tier) == tier, f"version {version} mixes tiers"
     shares = {}
     for version in made:
         so_far = Counter(k for other, k in made.items() if other <= version)

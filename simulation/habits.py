@@ -73,7 +73,7 @@ SCHEDULES: dict[str, PolicyPlan] = {
 }  # fmt: skip
 VERSIONS = {
     "synchronous": 5, "carrying": 6, "buffered": 6, "asynchronous": 14, "tiered": 6, "scaffold": 6, "probing": 5,
-    "fedat": 8,
+    "fedat": 12,
 }  # fmt: skip
 CONTROLS = ("fp16", "none", "int8")
 

@@ -20,12 +20,16 @@ version that it was given. Left out are the pull towards the models that other t
 on the server; for M = 1 both are FedAvg. As c_k is about 1/M, a `server_lr` of M gives a whole step where tiers are
 alike.
 
-Tiers are cut once: the first wave is of everybody, makes version 1 as FedAvg does, and shows how fast each is (those
-that did not make it are of the slowest). They are durable (`JournalMemo`), for T_j means nothing when tiers change.
+The first wave is of everybody, makes version 1 as FedAvg does, and shows how fast each is (those that did not make it
+are of the slowest): then tiers are cut. They are cut again when somebody has become another device (a thermal fault,
+another link), for one slow device holds up every wave of a fast tier: looked at now and then (`due`), and not for a
+rank lost to jitter (`recut`). T_j goes on: it is of the j-th fastest tier, whoever is in it, and c_k asks how often the
+mirror comes. Tiers are durable (`JournalMemo`), as is all that they are cut from.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from random import Random
 
@@ -34,6 +38,8 @@ from coordinator.policies.deadlines import make_deadline
 from coordinator.policies.selection import AgentView
 from topology.plan import PolicyPlan
 
+RECUT_WAVES = 2  # versions of every tier on average: time enough to show that one has become slow
+LEFT_TIMES = 1.5  # a throttled CPU or a worse link is more; a device's own times vary by less
 PROFILING = 0  # the group of everybody before tiers are cut; tiers count from 1, the fastest
 
 
@@ -81,8 +87,22 @@ class FedAT(Common):
 
     def cut(self, seen: Sequence[AgentView]) -> dict[str, int]:
         """Everybody's tier: equal parts by the time a task is expected to take, unknown ones last."""
-        ordered = sorted(seen, key=lambda v: (v.timings.compute.count == 0, v.timings.expected_s, v.name))
+        ordered = sorted(seen, key=lambda v: (_expected_s(v), v.name))
         return {view.name: 1 + place * self.tiers // len(ordered) for place, view in enumerate(ordered)}
+
+    def due(self, merges: Mapping[int, int]) -> bool:
+        """Whether it is looked at again who is how fast, with `merges` the T_j so far."""
+        return sum(merges.values()) % (RECUT_WAVES * self.tiers) == 0
+
+    def recut(self, of: dict[str, int], seen: Sequence[AgentView]) -> dict[str, int]:
+        """`of`, unless a device would change its tier and is far from all that are in its old one then."""
+        new = self.cut(seen)
+        times: dict[int, list[float]] = {}
+        for view in seen:
+            times.setdefault(new[view.name], []).append(_expected_s(view))
+        spans = {tier: (min(found), max(found)) for tier, found in times.items()}
+        moved = (view for view in seen if new[view.name] != of[view.name])
+        return new if any(_is_far(_expected_s(view), *spans[of[view.name]]) for view in moved) else of
 
     def share(self, group: int, merges: Mapping[int, int]) -> float:
         """c_k, with `merges` the T_j so far."""
@@ -90,6 +110,14 @@ class FedAT(Common):
             return 1.0
         mirror = merges.get(self.tiers + 1 - group, 0)
         return (mirror + 1) / (sum(merges.values()) + self.tiers)
+
+
+def _expected_s(view: AgentView) -> float:
+    return view.timings.expected_s if view.timings.compute.count else math.inf
+
+
+def _is_far(seconds: float, fastest_s: float, slowest_s: float) -> bool:
+    return seconds > LEFT_TIMES * slowest_s or seconds * LEFT_TIMES < fastest_s
 
 
 def _name(group: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_coordinator_policies import view
 from test_coordinator_random import HARSH
+from test_coordinator_replay import Recording
 from test_coordinator_stories import Stage, of, recorded
 
 from coordinator import actions as a
 from coordinator.policies import AgentView, Close, Fail, FedAT, GroupView, Replace, Timings, Wait, make_policy
 from coordinator.recovery import restore_state
+from coordinator.replay import replay
 from topology.plan import PolicyPlan, StalenessPlan
 
 
@@ -66,6 +69,34 @@ def test_tiers_are_equal_parts_and_the_unknown_are_slow() -> None:
     cut = policy().cut([AgentView(name="dead", timings=Timings().timed_out()), *known])
     assert cut == {"d-0": 1, "d-1": 1, "d-2": 2, "d-3": 2, "d-4": 3, "dead": 3}
     assert set(policy().cut(known[:3]).values()) == {1, 2, 3}
+
+
+def timed(**seconds: float) -> list[AgentView]:
+    return [
+        AgentView(name=name, timings=Timings().finished(seconds_, 0.0)) for name, seconds_ in seconds.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "new"),
+    [
+        ({"a": 1.0, "b": 1.0, "c": 9.0, "d": 9.0}, "1122"),
+        ({"a": 9.0, "b": 1.0, "c": 1.0, "d": 9.0}, "2112"),  # it is as slow as the slow ones now
+        ({"a": 9.2, "b": 1.0, "c": 9.0, "d": 9.1}, "1122"),  # so is whoever would take its place
+        ({"a": 1.0, "b": 1.0, "c": 9.0, "d": 0.5}, "1221"),  # and it is faster than all
+        ({"a": 1.3, "b": 1.0, "c": 1.1, "d": 9.0}, "1122"),  # a rank that jitter takes is none
+        ({"a": 1.6, "b": 1.0, "c": 1.05, "d": 9.0}, "2112"),
+        ({"a": 5.0, "b": 1.0, "c": 9.0, "d": 9.0}, "1122"),  # slower, and still of the faster half
+    ],
+)
+def test_a_device_leaves_its_tier_when_it_is_far_from_it(seconds: dict[str, float], new: str) -> None:
+    of = dict(zip("abcd", (1, 1, 2, 2), strict=True))
+    expected = dict(zip("abcd", map(int, new), strict=True))
+    assert policy(2).recut(of, timed(**seconds)) == expected
+
+
+def test_it_is_looked_at_every_two_waves_of_every_tier() -> None:
+    assert [n for n in range(1, 20) if policy(3).due({1: n - n // 3, 3: n // 3})] == [6, 12, 18]
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -164,6 +195,36 @@ def test_the_slow_of_a_wave_is_not_waited_for_beyond_its_deadline() -> None:
     assert [item.agent for item in first.updates] == ["d-0"]
 
 
+def wave(stage: Stage, names: list[str], seconds: float) -> None:
+    """The last of them is the slow one."""
+    for name in names[:-1]:
+        stage.give(name)
+    stage.wait(seconds)
+    stage.give(names[-1])
+
+
+def test_a_device_that_has_become_slow_holds_up_the_fast_tier_no_longer() -> None:
+    stage = stage_of_two_tiers()
+    for _ in range(3):
+        wave(stage, ["d-0", "d-1"], 150.0)  # a thermal fault of d-1
+    assert len(recorded(stage.done, "tiers_cut")) == 1
+    wave(stage, ["d-2", "d-3"], 0.0)  # T_1 + T_2 = 4
+    cuts = recorded(stage.done, "tiers_cut")
+    assert [(cut["since"], cut["tiers"]) for cut in cuts] == [
+        (2, [["d-0", "d-1"], ["d-2", "d-3"]]),
+        (6, [["d-0", "d-3"], ["d-1", "d-2"]]),
+    ]
+    slow = stage.task("d-1")
+    stage.give("d-0")  # of the wave that was under way
+    version = stage.core.state.version
+    for _ in range(2):
+        wave(stage, ["d-0", "d-3"], 0.0)
+    assert stage.core.state.version == version + 2, "the fast tier waits for nobody else"
+    assert stage.task("d-1") == slow
+    made = [commit for commit in of(stage.done, a.CommitVersion) if commit.version > version]
+    assert [[item.agent for item in commit.updates] for commit in made] == [["d-0", "d-3"]] * 2
+
+
 # --- restarts ---------------------------------------------------------------------------------------------------------
 
 
@@ -177,3 +238,17 @@ def test_a_restart_finds_tiers_and_counts(seed: int) -> None:
     assert live is not None
     assert live == again
     assert sum(live.merges.values()) == world.core.state.version - 1
+
+
+@pytest.mark.parametrize("seed", [0, 1, 3, 7])
+def test_a_replay_cuts_again_as_it_was_cut_whoever_died_in_between(seed: int, tmp_path: Path) -> None:
+    config = make_config(6, rounds=14, policy={"kind": "fedat", "tiers": 2, "cohort": 3})
+    world = Recording(tmp_path, config, seed, HARSH)
+    world.run()
+    world.keep(tmp_path)
+    live = world.core.state.tiers
+    assert world.crashes
+    assert live is not None
+    assert live.since > 2, "no other cut than the first: another seed is needed"
+    assert restore_state(world.journal, config).tiers == live
+    assert replay(tmp_path).difference == ""

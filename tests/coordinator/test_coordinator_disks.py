@@ -1,7 +1,9 @@
 """A coordinator process whose disk takes nothing: really full, really refusing, on a file system of its own.
 
-Linux remounts nothing read-only under open files. What they meet when a disk turns read-only is that every write fails,
-and +i does that, file by file. The WAL's index stays out of it: it is shared memory.
+Nobody can remount a file system read-only under open files, but the kernel does when it finds an error in it: every
+write fails with EROFS from then on, with the WAL and its index (shared memory) in use, and only who unmounts the file
+system gets another one. ext4 finds an error on request. For a disk that takes writes again under the same process
+there is +i, file by file; the WAL's index stays out of that.
 """
 
 from __future__ import annotations
@@ -36,12 +38,29 @@ class Disk:
     """ext4 in a file, mounted where the coordinator writes."""
 
     def __init__(self, image: Path, folder: Path) -> None:
-        self.folder, self._filler = folder, folder / "filler"
+        self.folder, self._filler, self._image = folder, folder / "filler", image
         with open(image, "wb") as file:
             file.truncate(DISK_BYTES)
         folder.mkdir(parents=True)
         command("mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", image)
-        command("mount", "-o", "loop", image, folder)
+        self.mount()
+
+    def mount(self) -> None:
+        command("mount", "-o", "loop,errors=remount-ro", self._image, self.folder)
+
+    def break_down(self) -> None:
+        """The kernel takes the file system for damaged, for good."""
+        found = os.stat(self.folder).st_dev
+        device = Path(f"/sys/dev/block/{os.major(found)}:{os.minor(found)}").resolve().name
+        Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("1")
+        with pytest.raises(OSError, match="Read-only file system"):
+            (self.folder / "probe").touch()
+
+    def repair(self) -> None:
+        self.unmount()
+        done = subprocess.run(["e2fsck", "-fy", self._image], capture_output=True, text=True, timeout=60)
+        assert done.returncode <= 1, done.stdout  # 1: errors were corrected
+        self.mount()
 
     def fill(self) -> None:
         with open(self._filler, "wb", buffering=0) as file:
@@ -113,7 +132,7 @@ def pause(rig: Rig, disk: Disk, how: str) -> None:
     rig.connect()
     until(rig.seen("update_acked", 2), "two acks")
     until(lambda: slow.tasks, "a task for the third")
-    disk.fill() if how == "full" else disk.refuse()
+    {"full": disk.fill, "refusing": disk.refuse, "broken": disk.break_down}[how]()
     slow.update = train
     slow.work(slow.tasks[0])
     until(lambda: TROUBLE in status_of(rig).get("trouble", ""), "the trouble in the status")
@@ -133,13 +152,14 @@ def test_it_pauses_says_so_and_goes_on(rig: Rig, disk: Disk, how: str) -> None:
     assert said[1].startswith("resumed after")
 
 
-@pytest.mark.parametrize("how", ["full", "refusing"])
+@pytest.mark.parametrize("how", ["full", "refusing", "broken"])
 def test_stopped_while_it_pauses_it_ends_and_the_next_start_goes_on(rig: Rig, disk: Disk, how: str) -> None:
     pause(rig, disk, how)
     assert rig.process is not None
+    assert not rig.agents[2].acks, "what is not durable is not acknowledged"
     rig.process.terminate()
     assert rig.wait() == 143
-    disk.empty() if how == "full" else disk.allow()
+    {"full": disk.empty, "refusing": disk.allow, "broken": disk.repair}[how]()
     rig.start()
     assert rig.wait() == 0
     check_run(rig, versions=3)

@@ -5,16 +5,21 @@ system calls for each packet, and with a second thread at work each of them give
 get it back. Here a socket is read as far as it goes and paho is served from memory; what paho sends in one pass of its
 loop leaves in one piece at the start of the next. `pending`, which that loop asks before every wait, tells it that
 there is more to read, as a TLS socket does, and is where the collected packets go out. The byte by which paho wakes its
-loop for every packet is written only when none is waiting.
+loop for every packet is written only when none is waiting. And a PUBACK that says nothing but its number, as nearly
+all do, is not unpacked into objects: that takes paho longer than everything else that it does with it.
 """
 
 from __future__ import annotations
 
 import select
 import ssl
-from typing import Any
+from typing import Any, Literal
 
 import paho.mqtt.client as paho
+from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 READ_BYTES = 262_144  # a dozen chunks; what the kernel holds for a loopback connection at most
 COLLECT_BYTES = 131_072  # two chunks: more in one piece saves nothing
@@ -114,6 +119,11 @@ class _Wake:
         return bytes(self._end.recv(size))
 
 
+# What a PUBACK of two bytes says; nobody asks us for more of it.
+TAKEN = ReasonCode(PacketTypes.PUBACK)
+NO_PROPERTIES = Properties(PacketTypes.PUBACK)  # type: ignore[no-untyped-call]
+
+
 class BufferedClient(paho.Client):
     _wake_reader: _Wake | None = None
     _wake_writer: _Wake | None = None
@@ -133,6 +143,16 @@ class BufferedClient(paho.Client):
     @_sockpairW.setter
     def _sockpairW(self, end: Any) -> None:  # paho sets it right after the reading end
         self._wake_writer = None if end is None else _Wake(end, self._wake_reader)
+
+    def _handle_pubackcomp(self, cmd: Literal["PUBACK", "PUBCOMP"]) -> MQTTErrorCode:
+        packet = self._in_packet["packet"]
+        if cmd != "PUBACK" or len(packet) != 2:
+            return super()._handle_pubackcomp(cmd)
+        mid = int.from_bytes(packet, "big")
+        with self._out_message_mutex:
+            if mid in self._out_messages:
+                return self._do_on_publish(mid, TAKEN, NO_PROPERTIES)
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _create_socket(self) -> Any:
         return BufferedSocket(super()._create_socket())

@@ -7,8 +7,9 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
-from coordinator.buffered import COLLECT_BYTES, BufferedSocket, _Wake
+from coordinator.buffered import COLLECT_BYTES, BufferedClient, BufferedSocket, _Wake
 
 Ends = tuple[BufferedSocket, socket.socket]
 
@@ -74,3 +75,21 @@ def test_the_loop_is_woken_once_until_it_has_looked() -> None:
     assert reader.recv(100) == b"0"
     first.close()
     second.close()
+
+
+def puback(client: BufferedClient, packet: bytes) -> MQTTErrorCode:
+    client._in_packet = {"command": 0x40, "packet": packet}
+    return client._handle_pubackcomp("PUBACK")
+
+
+@pytest.mark.parametrize("rest", [b"", b"\x00", b"\x10\x00"], ids=["bare", "success", "no subscribers"])
+def test_a_puback_settles_its_message_whatever_it_says_beside(rest: bytes) -> None:
+    client = BufferedClient(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+    first, second = (client.publish("t", b"", qos=1) for _ in range(2))
+    assert puback(client, (77).to_bytes(2, "big") + rest) is MQTTErrorCode.MQTT_ERR_SUCCESS, "nobody's"
+    assert not first._published
+    puback(client, second.mid.to_bytes(2, "big") + rest)
+    assert (first._published, second._published) == (False, True)
+    assert list(client._out_messages) == [first.mid]
+    puback(client, second.mid.to_bytes(2, "big") + rest)  # once more: a resend was confirmed too
+    assert list(client._out_messages) == [first.mid]

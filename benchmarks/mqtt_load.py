@@ -4,7 +4,8 @@
 
 Only what a load needs: CONNECT, SUBSCRIBE, PUBLISH at QoS 1 in both directions, PINGREQ. One epoll serves all sockets.
 MODE is `bare` (publish an update, wait for one reply, publish the next) or `agent` (the agent's side of the protocol:
-hello, task, offer, grant, chunk, ack). Commands come on standard input: `start`, `report` (one JSON line), `stop`.
+hello, task, offer, grant, chunk, ack; without grant and chunk where the task has room for the update in its offer).
+Commands come on standard input: `start`, `report` (one JSON line), `stop`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ REPORT = m.Report(
 
 class _Named(msgspec.Struct):
     task: str
+    inline_bytes: int = 0
 
 
 _task_of = msgspec.msgpack.Decoder(_Named)
@@ -198,9 +200,12 @@ class Load:
                 self.update(client, "r1-t1")
         elif kind == b"task":
             self.offered += 1
-            task = _task_of.decode(payload).task
-            offer = m.Offer(task=task, sha256=self.sha256, bytes=len(self.payload), report=REPORT)
-            self.say(client, offer)
+            order = _task_of.decode(payload)
+            inline = self.payload if len(self.payload) <= order.inline_bytes else b""
+            size = len(self.payload)
+            self.say(
+                client, m.Offer(task=order.task, sha256=self.sha256, bytes=size, report=REPORT, update=inline)
+            )
         elif kind == b"grant":
             self.update(client, _task_of.decode(payload).task)
         elif kind == b"resync":

@@ -125,7 +125,9 @@ class Send(Action, frozen=True, kw_only=True):
 
 
 class SendTask(Action, frozen=True, kw_only=True):
-    """The service adds the references to model and graph; `deadline_s` is what is left from now."""
+    """The service adds the references to model and graph; `deadline_s` is what is left from now. `inline_bytes`: room
+    that is kept for its update.
+    """
 
     agent: str
     task: str
@@ -134,6 +136,7 @@ class SendTask(Action, frozen=True, kw_only=True):
     seed: int
     deadline_s: float
     uplink: m.UplinkSpec
+    inline_bytes: int = 0
     probe: int = 0  # only a loss is wanted, on so many samples at most; 0: an update
     survey: bool = False
 

@@ -20,6 +20,9 @@ WINDOW_S = 1.0  # at most one second of the link in flight (ARCHITECTURE.md, Tra
 WINDOW_BYTES_MAX = 1 << 20  # an unshaped link: enough for a LAN, little enough for a broker with 1,000 agents
 
 OPEN_GRANT_BYTES_MAX = 32 << 20  # reassembly budget: memory for updates in transit, whatever the cohort
+# Of it, what may be kept for updates that come with their offers: a device holds its room while it trains, and those
+# who ask for a grant want some too.
+RESERVED_SHARE_MAX = 0.75
 UPDATE_OVERHEAD_BYTES = 65_536  # an encoded update is never larger than the raw float32 and its headers
 
 SETTLED_KEPT_PER_AGENT = 16  # an agent can name at most 8 spooled and 8 unsettled tasks in a hello
@@ -82,6 +85,8 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True):
     )
     finish_wait_s: float = 15.0  # agents disconnect within a second; hostd waits 20 s for them
     open_grant_bytes_max: int = OPEN_GRANT_BYTES_MAX
+    # Devices whose uploads a fault wants to meet on their way: they always ask for a grant.
+    always_ask: frozenset[str] = frozenset()
     control: CodecSpec | None = (
         None  # how the change of a control variate is sent with an update; None: there are none
     )
@@ -94,6 +99,10 @@ class CoordinatorConfig(Struct, frozen=True, kw_only=True):
     def update_bytes_max(self) -> int:
         one = self.parameters * 4 + UPDATE_OVERHEAD_BYTES
         return one if self.control is None else 2 * one
+
+    @property
+    def reserved_bytes_max(self) -> int:
+        return int(self.open_grant_bytes_max * RESERVED_SHARE_MAX)
 
     def train_for(self, round_: int, version: int) -> TrainSpec:
         """With the learning rate of this round (counted from 1) or version (from 0)."""
@@ -170,4 +179,11 @@ def from_plan(plan: Plan, parameters: int, table: Allotment | None = None) -> Co
         stop_at_accuracy=plan.training.stop_at_accuracy,
         control=chain_of(plan.merge),
         start_timeout_s=plan.start_timeout_s,
+        always_ask=_met_on_their_way(plan),
     )
+
+
+def _met_on_their_way(plan: Plan) -> frozenset[str]:
+    """Targets of faults that go by how much of an upload has left, or that spoil its chunks."""
+    aimed = [f for f in plan.faults if f.trigger.bytes_share is not None or f.kind == "corrupt_payload"]
+    return frozenset(target for fault in aimed for target in fault.targets)

@@ -83,6 +83,11 @@ class CoordinatorCore:
             case e.UpdateReceived():
                 uplink.measure(turn, event)
                 uploads.received(turn, event)
+            case e.OfferedWhole():
+                room = self.state.reserved.get(event.received.task, 0)
+                self._message(turn, event.agent, event.offer, whole=True)
+                if event.received.bytes <= room:  # else it is a mere offer: its bytes come again with a grant
+                    uploads.received(turn, event.received)
             case e.UpdateJournalled():
                 uploads.journalled(turn, event)
             case e.UpdateBroken():
@@ -102,7 +107,7 @@ class CoordinatorCore:
             case _:
                 raise TypeError(f"no handler for {type(event).__name__}")
 
-    def _message(self, turn: Turn, name: str, message: m.Up) -> None:
+    def _message(self, turn: Turn, name: str, message: m.Up, *, whole: bool = False) -> None:
         agent = self.state.agents.get(name)
         if agent is None:
             turn.refuse(name, type(message).__name__.lower(), "unknown_agent")
@@ -115,7 +120,7 @@ class CoordinatorCore:
             case m.Status():
                 presence.status(turn, agent, message)
             case m.Offer():
-                uploads.offered(turn, name, message)
+                uploads.offered(turn, name, message, whole=whole)
             case m.Progress():
                 presence.progress(turn, agent, message)
             case m.Failed():

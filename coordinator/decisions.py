@@ -39,6 +39,7 @@ AnyEvent = (
     | e.StatusRefused
     | e.ChunksHeard
     | e.UpdateReceived
+    | e.OfferedWhole
     | e.UpdateBroken
     | e.UpdateJournalled
     | e.VersionCommitted

@@ -55,7 +55,9 @@ class ChunksHeard(Event, frozen=True, kw_only=True):
 
 
 class UpdateReceived(Event, frozen=True, kw_only=True):
-    """All chunks are there and the sha256 matches. `defect` says why the content can not be merged, empty if it can."""
+    """All chunks are there and the sha256 matches. `defect` says why the content can not be merged, empty if it can.
+    `chunks` 0: it came with its offer.
+    """
 
     agent: str
     task: str
@@ -64,6 +66,17 @@ class UpdateReceived(Event, frozen=True, kw_only=True):
     payload_bytes: int
     chunks: int
     defect: str = ""
+
+
+class OfferedWhole(Event, frozen=True, kw_only=True):
+    """An offer that had its update with it. The bytes are whole and match; the `offer` here is without them."""
+
+    offer: m.Offer
+    received: UpdateReceived
+
+    @property
+    def agent(self) -> str:
+        return self.received.agent
 
 
 class UpdateBroken(Event, frozen=True, kw_only=True):

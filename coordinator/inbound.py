@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
 from msgspec import Struct
 
 from coordinator import events as e
@@ -43,9 +45,10 @@ class Granted(Struct):
 
 
 class Complete(NamedTuple):
-    """A whole update: its event for the core, and the bytes that wait for the journal."""
+    """A whole update: its event for the core, and the bytes that wait for the journal, by their sha256."""
 
-    event: e.UpdateReceived
+    event: e.UpdateReceived | e.OfferedWhole
+    sha256: str
     payload: bytes
 
 
@@ -114,7 +117,7 @@ class Inbound:
             return self._chunk(upward, delivery, now)
         return self._control(upward, delivery)
 
-    def _control(self, upward: topics.Upward, delivery: Delivery) -> e.Event | None:
+    def _control(self, upward: topics.Upward, delivery: Delivery) -> e.Event | Complete | None:
         kind, size = KINDS.get(upward.kind), len(delivery.payload)
         if kind is None:
             self._refuse(upward.agent, delivery.topic, "unknown_topic", size)
@@ -126,10 +129,29 @@ class Inbound:
             reason = "" if isinstance(message, kind) else "wrong_topic"
         except m.MessageError as error:
             reason = error.reason
+        if not reason and isinstance(message, m.Offer) and message.update:
+            return self._offered_whole(upward.agent, message, delivery)
         if not reason:
             return e.MessageArrived(agent=upward.agent, message=message)
         self._refuse(upward.agent, delivery.topic, reason, size)
         return e.StatusRefused(agent=upward.agent) if upward.kind == "status" else None
+
+    def _offered_whole(self, agent: str, message: m.Offer, delivery: Delivery) -> e.Event | Complete:
+        """Whether there is room for it is the core's to say. With other bytes than it speaks of it is a mere offer."""
+        payload, offer = message.update, msgspec.structs.replace(message, update=b"")
+        if len(payload) != offer.bytes or hashlib.sha256(payload).hexdigest() != offer.sha256:
+            self._refuse(agent, delivery.topic, "sha256", len(payload))
+            return e.MessageArrived(agent=agent, message=offer)
+        received = e.UpdateReceived(
+            agent=agent,
+            task=offer.task,
+            sha256=offer.sha256,
+            bytes=len(payload),
+            payload_bytes=len(delivery.payload),
+            chunks=0,
+            defect=self._defect_of(payload),
+        )
+        return Complete(e.OfferedWhole(offer=offer, received=received), offer.sha256, payload)
 
     def _chunk(self, upward: topics.Upward, delivery: Delivery, now: float) -> e.Event | Complete | None:
         payload, key = delivery.payload, (upward.agent, upward.task)
@@ -191,7 +213,7 @@ class Inbound:
             chunks=granted.chunks,
             defect=self._defect_of(whole.payload),
         )
-        return Complete(event, whole.payload)
+        return Complete(event, whole.sha256, whole.payload)
 
 
 def _digest(payload: bytes) -> str:

@@ -68,7 +68,14 @@ def _check_grants(config: CoordinatorConfig, state: CoordinatorState) -> None:
     assert granted == state.grants, f"grants {state.grants}, tasks say {granted}"
     total = sum(granted.values())
     assert total == state.granted_bytes, f"{state.granted_bytes} bytes count as granted, tasks say {total}"
-    assert total <= config.open_grant_bytes_max or len(granted) == 1, f"{total} bytes granted"
+    reserved = sum(state.reserved.values())
+    assert reserved == state.reserved_bytes, f"{state.reserved_bytes} bytes count as reserved, for {reserved}"
+    assert reserved <= config.reserved_bytes_max, f"{reserved} bytes reserved"
+    assert total + reserved <= config.open_grant_bytes_max or len(granted) == 1, (
+        f"{total} bytes granted, {reserved} reserved"
+    )
+    early = {name for name in state.reserved if state.tasks[name].state not in (S.OPEN, S.TRAINING)}
+    assert not early, f"room is kept for {early}, which are offered or over"
     waiting = {task.id for task in state.tasks.values() if task.state is S.OFFERED}
     assert waiting == set(state.offers), f"offers {list(state.offers)}, tasks say {waiting}"
     assert len(state.offers) == len(waiting), "an offer stands in line twice"

@@ -60,6 +60,7 @@ class Outbound:
             uplink=action.uplink,
             seed=action.seed,
             deadline_s=action.deadline_s,
+            inline_bytes=action.inline_bytes,
             control=None if action.probe or action.survey else self._control(action.version),
             probe=action.probe,
             survey=action.survey,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coordinator import actions as a
 from coordinator import events as e
-from coordinator import probing, survey, tasks, uploads
+from coordinator import inline, probing, survey, tasks, uploads
 from coordinator.state import UNDER_WAY, Agent, RunPhase, Task, TaskState
 from coordinator.turn import Turn
 from wire import messages as m
@@ -69,6 +69,9 @@ def hello(turn: Turn, agent: Agent, message: m.Hello) -> None:
         spool=[item.task for item in message.spool],
         unsettled=list(message.unsettled),
     )
+    if agent.task in turn.state.reserved:
+        inline.release(turn, turn.state.tasks[agent.task])  # it was told so on a connection that may be lost
+        uploads.grant_waiting(turn)
     message = survey.hello(turn, agent, message)
     for item in message.spool:
         uploads.take_offer(turn, agent.name, item.task, item.sha256, item.bytes, None)

@@ -77,7 +77,7 @@ class Service:
         self._drift = drift
         self._alive, self._mono, self._wait = alive, mono, wait
         self._samples = BrokerSamples()
-        self._payloads: dict[tuple[str, str], bytes] = {}
+        self._payloads: dict[str, bytes] = {}  # by their sha256
         self._next_event = 1
         self._stopping = False
         self._housekept = float("-inf")
@@ -139,7 +139,7 @@ class Service:
             return None
         taken = self._inbound.take(item, self._mono())
         if isinstance(taken, Complete):
-            self._payloads[taken.event.agent, taken.event.task] = taken.payload
+            self._payloads[taken.sha256] = taken.payload
             return taken.event
         return taken
 
@@ -220,7 +220,7 @@ class Service:
                     self._patterns.get(action.version - 1),
                 )
             case a.JournalUpdate():
-                self._journal.apply(action, self._payloads[action.agent, action.task])
+                self._journal.apply(action, self._payloads[action.sha256])
                 return e.UpdateJournalled(agent=action.agent, task=action.task, sha256=action.sha256)
         self._journal.apply(action)
         return None

@@ -5,9 +5,10 @@ Theory of operation
 A *task* is one piece of work for one agent: train on version v, offer the update. It is `open` from the moment its row
 is in the journal. The first sign of the agent (progress, or a hello with the task in hand) makes it `training`. An
 offer makes it `offered`; it waits there while the budget of open grants is used up. `granted` means the coordinator
-holds room for its bytes. When all chunks are there and the sha256 is right it is `received`; the service now journals
-it, and only when that commit has returned it is `acked`. From `acked` exactly one outcome follows: `merged`, `late`
-(its round was closed meanwhile), `surplus` (the round had enough), `stale` or `refused` (the content cannot be merged).
+holds room for its bytes; for a small update that may have been so since the task was sent (`coordinator.inline`). When
+all chunks are there and the sha256 is right it is `received`; the service now journals it, and only when that commit
+has returned it is `acked`. From `acked` exactly one outcome follows: `merged`, `late` (its round was closed meanwhile),
+`surplus` (the round had enough), `stale` or `refused` (the content cannot be merged).
 
 What never came to an ack ends as `failed` (the agent says so, or its bytes are broken again and again), `timed_out`
 (the round closed at its deadline), `dropped` (the round went on without an agent that was away) or `cancelled` (the
@@ -217,6 +218,7 @@ class Agent:
     utility: float | None = None  # of the last update that the journal has; for selection
     used_round: int = 0  # the round of that update
     timings: Timings = field(default_factory=Timings)
+    update_bytes: int = 0  # of its last update in this life of ours
     power: Power | None = None  # as it last said; None on mains
     uplink: UplinkRate | None = None  # as `compression: auto` measured it
     share: float = 0.0  # of an update, as it was last chosen
@@ -288,6 +290,8 @@ class CoordinatorState:
     offers: deque[str] = field(default_factory=deque)  # tasks that wait for a grant, first come first served
     grants: dict[str, int] = field(default_factory=dict)  # task -> bytes there is room for
     granted_bytes: int = 0  # their sum
+    reserved: dict[str, int] = field(default_factory=dict)  # task -> bytes, see `coordinator.inline`
+    reserved_bytes: int = 0  # their sum
     tasks_made: int = 0
     gains: list[float] = field(default_factory=list)  # summed utility of every version's updates, from 1
     positions_made: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from coordinator import actions as a
+from coordinator import inline
 from coordinator.policies import Timings
 from coordinator.policies.selection import statistical_utility
 from coordinator.state import FINAL, LOST, OUTCOME_STATES, Agent, Round, Task, TaskState
@@ -97,6 +98,7 @@ def send_task(turn: Turn, task: Task) -> None:
             seed=task.seed,
             deadline_s=max(task.deadline - turn.now, DEADLINE_LEFT_MIN_S),
             uplink=task.uplink,
+            inline_bytes=inline.reserve(turn, task),
         )
     )
 
@@ -112,7 +114,8 @@ def reopen(turn: Turn, task: Task, why: str) -> None:
 
 
 def release_grant(turn: Turn, task: Task) -> None:
-    """Give its room back, whether it was granted or still in the line."""
+    """Give its room back, whether it was reserved, granted or still in the line."""
+    inline.release(turn, task)
     if task.id in turn.state.offers:
         turn.state.offers.remove(task.id)
     freed = turn.state.grants.pop(task.id, None)

@@ -6,7 +6,7 @@ import msgspec
 
 from coordinator import actions as a
 from coordinator import events as e
-from coordinator import figures, tasks
+from coordinator import figures, inline, tasks
 from coordinator.state import ENDED_WITHOUT_UPDATE, Task, TaskState
 from coordinator.turn import Turn
 from wire import messages as m
@@ -15,13 +15,23 @@ S = TaskState
 REGRANT_S = 2.0  # longer than any pair of messages of one agent is apart, shorter than its own patience
 
 
-def offered(turn: Turn, agent: str, offer: m.Offer) -> None:
+def offered(turn: Turn, agent: str, offer: m.Offer, *, whole: bool = False) -> None:
+    """`whole`: its update is with it, and waits for leave to come in."""
     turn.state.agents[agent].power = offer.power
     report = figures.of_offer(turn, agent, offer)
-    take_offer(turn, agent, offer.task, offer.sha256, offer.bytes, report)
+    take_offer(turn, agent, offer.task, offer.sha256, offer.bytes, report, whole=whole)
 
 
-def take_offer(turn: Turn, agent: str, name: str, sha256: str, size: int, report: m.Report | None) -> None:
+def take_offer(
+    turn: Turn,
+    agent: str,
+    name: str,
+    sha256: str,
+    size: int,
+    report: m.Report | None,
+    *,
+    whole: bool = False,
+) -> None:
     """An offer, or a spooled update in a hello (then without a report, if none came before)."""
     task = turn.task_of(agent, name)
     if task is None:
@@ -32,7 +42,8 @@ def take_offer(turn: Turn, agent: str, name: str, sha256: str, size: int, report
     elif task.state is S.ACKED or task.outcome is not None:
         answer_known(turn, task)
     elif task.state is not S.RECEIVED:
-        _enter_line(turn, task, sha256, size, report)
+        kept = inline.release(turn, task)
+        _enter_line(turn, task, sha256, size, report, at_once=whole and size <= kept)
     # RECEIVED: its bytes are on their way to the journal, the ack follows.
 
 
@@ -44,7 +55,10 @@ def answer_known(turn: Turn, task: Task) -> None:
         turn.send(task.agent, tasks.outcome_of(task))
 
 
-def _enter_line(turn: Turn, task: Task, sha256: str, size: int, report: m.Report | None) -> None:
+def _enter_line(
+    turn: Turn, task: Task, sha256: str, size: int, report: m.Report | None, *, at_once: bool
+) -> None:
+    """`at_once`: there is room that was kept for it, and it is here."""
     if size > turn.config.update_bytes_max:
         if task.state is not S.OFFERED:
             _go_offered(turn, task, sha256, size, report)
@@ -60,7 +74,10 @@ def _enter_line(turn: Turn, task: Task, sha256: str, size: int, report: m.Report
             regrant(turn, task)
     elif task.state is not S.OFFERED or not same:
         _go_offered(turn, task, sha256, size, report)
-        grant_waiting(turn)
+        if at_once:
+            _grant(turn, task)
+        else:
+            grant_waiting(turn)
     else:
         grant_waiting(turn)  # whoever holds the room may have gone meanwhile
 
@@ -100,17 +117,23 @@ def grant_waiting(turn: Turn) -> None:
     while state.offers:
         here = next((name for name in state.offers if _is_here(turn, name)), None)
         task = state.tasks[here or state.offers[0]]
-        if state.grants and state.granted_bytes + task.bytes > turn.config.open_grant_bytes_max:
-            if here is None or not _take_back(turn):
+        taken = state.granted_bytes + state.reserved_bytes
+        if state.grants and taken + task.bytes > turn.config.open_grant_bytes_max:
+            if here is None or not (inline.take_back(turn) or _take_back(turn)):
                 return
             continue
-        state.offers.remove(task.id)
-        state.grants[task.id] = task.bytes
-        state.granted_bytes += task.bytes
-        task.go(S.GRANTED, turn.now, f"{state.granted_bytes} bytes granted in all")
-        task.enter_phase("uploading", turn.now)
-        turn.record("update_granted", task=task.id, agent=task.agent, sha256=task.sha256)
+        _grant(turn, task)
         regrant(turn, task)
+
+
+def _grant(turn: Turn, task: Task) -> None:
+    state = turn.state
+    state.offers.remove(task.id)
+    state.grants[task.id] = task.bytes
+    state.granted_bytes += task.bytes
+    task.go(S.GRANTED, turn.now, f"{state.granted_bytes} bytes granted in all")
+    task.enter_phase("uploading", turn.now)
+    turn.record("update_granted", task=task.id, agent=task.agent, sha256=task.sha256)
 
 
 def _is_here(turn: Turn, name: str) -> bool:
@@ -184,8 +207,9 @@ def received(turn: Turn, event: e.UpdateReceived) -> None:
             defect=task.defect,
         )
     )
+    agent = state.agents[task.agent]
+    agent.update_bytes = event.bytes
     if task.opened is not None and task.report is not None:
-        agent = state.agents[task.agent]
         took_s = turn.now - task.opened
         tasks.learn_timings(turn, agent, agent.timings.finished(took_s, task.report.train_s))
     grant_waiting(turn)

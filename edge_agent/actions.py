@@ -25,6 +25,12 @@ class Send(Action, frozen=True, kw_only=True):
     message: m.Hello | m.Offer | m.Progress | m.Failed | m.Probed | m.Surveyed | m.Ask
 
 
+class SendWhole(Action, frozen=True, kw_only=True):
+    """The offer with its update in it, as it lies in the spool; without it if that cannot be read."""
+
+    offer: m.Offer
+
+
 class Fetch(Action, frozen=True, kw_only=True):
     """Get an object and install it: the graph as it is, or (`model` given) the version it leads to.
 

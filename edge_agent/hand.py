@@ -37,6 +37,7 @@ def _again_in_hand(turn: Turn, hand: Hand, order: m.Task) -> None:
     if hand.phase is P.STOPPING:
         return  # cancelled: what comes now was sent before
     hand.give_up_at = _give_up_at(turn, order)
+    hand.inline_bytes = order.inline_bytes
     turn.progress(hand.task, WORKING[hand.phase], hand.done, hand.total)
 
 
@@ -149,7 +150,12 @@ def begin_waiting(turn: Turn) -> None:
         return
     state.waiting = None
     state.ended.pop(order.task, None)
-    state.hand = hand = Hand(order=order, phase=P.FETCHING, give_up_at=_give_up_at(turn, order))
+    state.hand = hand = Hand(
+        order=order,
+        phase=P.FETCHING,
+        give_up_at=_give_up_at(turn, order),
+        inline_bytes=order.inline_bytes,
+    )
     state.story.append(f"{turn.now:.3f} {order.task}: round {order.round}, version {order.model.version}")
     turn.record("task_received", task=order.task, round=order.round, version=order.model.version)
     hand.wanted = _wanted(turn, order)
@@ -311,6 +317,7 @@ def spooled(turn: Turn, event: e.Spooled) -> None:
         report=hand.report,
         phase=P.SPOOLING,
         offer_at=turn.now,
+        inline=hand.bytes <= hand.inline_bytes,
     )
     turn.state.items[item.task] = item
     turn.state.hand = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from edge_agent import actions as a
 from edge_agent import events as e
 from edge_agent.state import UNACKED, Item, Phase
@@ -26,7 +28,14 @@ def offer(turn: Turn, item: Item) -> None:
     if item.phase is P.SENT:
         turn.state.go(item, P.OFFERED, turn.now, "sent, and no ack")
     power = turn.power()
-    turn.send(m.Offer(task=item.task, sha256=item.sha256, bytes=item.bytes, report=item.report, power=power))
+    message = m.Offer(task=item.task, sha256=item.sha256, bytes=item.bytes, report=item.report, power=power)
+    # Only once, and not beside chunks of another update, which fill the link as far as it may be filled.
+    whole, item.inline = item.inline and turn.state.uploading is None, False
+    if whole:
+        turn.record("sent", task=item.task, payload_bytes=item.bytes, chunks=0, resent=0)
+        turn.emit(a.SendWhole(offer=message))
+    else:
+        turn.send(message)
 
 
 def offer_due(turn: Turn) -> None:
@@ -112,13 +121,18 @@ def upload_done(turn: Turn, event: e.UploadDone) -> None:
 
 
 def connection_lost(turn: Turn) -> None:
-    """Grants are void; the hello of the next connection asks for new ones that name what is missing."""
-    for item in turn.state.items.values():
-        item.grant = None
+    """Grants are void, room that was kept too; the hello of the next connection asks for grants of what is missing."""
+    state = turn.state
+    if state.hand is not None:
+        state.hand.inline_bytes = 0
+    if state.waiting is not None:
+        state.waiting = msgspec.structs.replace(state.waiting, inline_bytes=0)
+    for item in state.items.values():
+        item.grant, item.inline = None, False
         if item.phase is P.UPLOADING:
             turn.emit(a.StopUpload(task=item.task))
         if item.phase in (P.UPLOADING, P.SENT):
-            turn.state.go(item, P.OFFERED, turn.now, "disconnected")
+            state.go(item, P.OFFERED, turn.now, "disconnected")
         item.offered_times = 0
         item.offer_at = turn.now
 

@@ -92,6 +92,7 @@ class AgentService:
         self._alive_at = float("-inf")
         self._handlers: dict[type, Callable[[a.Action], None]] = {
             a.Send: self._send,
+            a.SendWhole: self._send_whole,
             a.Fetch: self._fetch,
             a.Train: self._submit,
             a.Probe: self._submit,
@@ -270,9 +271,21 @@ class AgentService:
 
     def _send(self, action: a.Action) -> None:
         assert isinstance(action, a.Send)
-        kind = type(action.message).__name__.lower()
+        self._say(action.message)
+
+    def _send_whole(self, action: a.Action) -> None:
+        assert isinstance(action, a.SendWhole)
+        offer = action.offer
+        try:
+            offer = msgspec.structs.replace(offer, update=bytes(self._spool.payload(offer.task)))
+        except SpoolError as error:
+            log.error("cannot send the update of %s: %s", offer.task, error)
+        self._say(offer)
+
+    def _say(self, message: m.Up) -> None:
+        kind = type(message).__name__.lower()
         topic = topics.up(self._config.run, self._config.agent, kind)
-        self._client.publish(topic, m.encode(action.message), qos=0 if kind == "progress" else 1)
+        self._client.publish(topic, m.encode(message), qos=0 if kind == "progress" else 1)
 
     def _fetch(self, action: a.Action) -> None:
         assert isinstance(action, a.Fetch)

@@ -13,10 +13,11 @@ one rename. Until that commit the residual is what it was before the task, so wo
 residual never holds half of it. `stopping` waits for the thread to let go of a task that was cancelled.
 
 From the commit on, the update is an item: `offered`, then `uploading` once there is a grant, then `sent` when the
-broker has confirmed all chunks, which proves nothing: only the coordinator's ack makes it `acked`. A lost connection
-voids grants, so `uploading` and `sent` fall back to `offered`. `settling` means the fate is known and the disk has to
-follow: content that was not merged goes back to the residual, unless it was refused. An item may be settled from every
-phase, since an outcome can overtake an ack and a cancel can come at any time.
+broker has confirmed all chunks, which proves nothing: only the coordinator's ack makes it `acked`. An update that is
+small enough for the room its task came with goes out within its offer, and waits for the ack there. A lost connection
+voids grants and that room, so `uploading` and `sent` fall back to `offered`. `settling` means the fate is known and the
+disk has to follow: content that was not merged goes back to the residual, unless it was refused. An item may be settled
+from every phase, since an outcome can overtake an ack and a cancel can come at any time.
 
     in hand:  fetching -> training -> encoding -> spooling -> (an item)
               any but spooling -> stopping -> ended;  a survey: training -> ended
@@ -93,6 +94,7 @@ class Hand:
     sha256: str = ""  # once encoded
     bytes: int = 0
     report: m.Report | None = None
+    inline_bytes: int = 0  # room that is kept for the update, on this connection
     stopped_in: Phase | None = None  # which work a StopWork was sent to
     fate: m.Cancel | m.Outcome | None = None  # came while spooling: decided as soon as the item is there
 
@@ -115,6 +117,7 @@ class Item:
     report: m.Report
     phase: Phase = P.OFFERED
     grant: m.Grant | None = None  # leave to send that is not used up
+    inline: bool = False  # leave to send it with its offer, once
     offer_at: float = 0.0  # when to offer (again)
     offered_times: int = 0  # since it last fell back to `offered`
     done: int = 0

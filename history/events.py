@@ -24,7 +24,8 @@ coordinator
   task_progress     task, agent, phase                       (on change of phase only)
   update_offered    task, agent, sha256, bytes, report: {...Report fields}
   update_granted    task, agent, sha256
-  update_received   task, agent, sha256, bytes, payload_bytes (all chunk payloads, resends and headers included), chunks
+  update_received   task, agent, sha256, bytes, payload_bytes (all chunk payloads, resends and headers included; or the
+                    offer that it came in), chunks (0: it came in its offer)
   update_journalled task, agent, sha256                      (after the returned fsync)
   update_acked      task, agent, sha256
   update_discarded  task, agent, sha256, outcome (late|surplus|stale|refused), reason

@@ -54,7 +54,7 @@ FIGURES = {
 EXAMPLES: dict[str, dict[str, Any]] = {
     "task": {
         **ONE, "round": 3, "model": MODEL, "graph": GRAPH, "train": TRAIN, "uplink": UPLINK, "seed": 2**62,
-        "deadline_s": 60.0, "control": CONTROL, "probe": 256, "survey": True,
+        "deadline_s": 60.0, "control": CONTROL, "probe": 256, "survey": True, "inline_bytes": 3_150,
     },
     "grant": {**ONE, "sha256": SHA, "chunk_bytes": 6_250, "window_bytes": 25_000, "missing": [3, 17]},
     "ack": {**ONE, "sha256": SHA},
@@ -66,7 +66,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "boot": "b-1", "version": 6, "version_sha256": OTHER, "task": "r3-t12", "unsettled": ["r2-t8"], "samples": 600,
         "spool": [{"task": "r2-t9", "sha256": SHA, "bytes": 2_800}], "software": "edgerig 0.1",
     },
-    "offer": {**ONE, "sha256": SHA, "bytes": 2_800, "report": {**REPORT, "local": FIGURES}},
+    "offer": {
+        **ONE, "sha256": SHA, "bytes": 21, "report": {**REPORT, "local": FIGURES},
+        "update": "aW4gdGhlIG9mZmVyIGl0c2VsZiAh",
+    },
     "surveyed": {"task": "survey-v7", "figures": FIGURES},
     "progress": {**ONE, "phase": "uploading", "done": 3, "total": 11},
     "probed": {"task": "p3-v2-e1", "loss": 2.25, "samples": 256, "fetch_bytes": 9_100},

@@ -38,7 +38,7 @@ class AcksFirst(Service):
         if not super()._commit(rest, results):
             return False
         for update in updates:
-            self.owed[update.task] = (update, self._payloads[update.agent, update.task])
+            self.owed[update.task] = (update, self._payloads[update.sha256])
             self.after(LATER_S, self.write_owed)
             results.append(ce.UpdateJournalled(agent=update.agent, task=update.task, sha256=update.sha256))
         return True
@@ -218,6 +218,23 @@ class PublishesLateHost(CoordinatorHost):
     service_type = PublishesLate
 
 
+class KeepsRoom(CoordinatorCore):
+    """Forgets to give back the room that was kept for an update which came without one."""
+
+    def handle(self, event: ce.Event, now: float) -> list[ca.Action]:
+        before = dict(self.state.reserved)
+        actions = super().handle(event, now)
+        for task, size in before.items():
+            if task not in self.state.reserved and task in self.state.tasks:
+                self.state.reserved[task] = size
+                self.state.reserved_bytes += size
+        return actions
+
+
+class KeepsRoomHost(CoordinatorHost):
+    core_type = KeepsRoom
+
+
 COORDINATOR_MUTANTS: dict[str, type[CoordinatorHost]] = {
     "acks before the fsync": AcksFirstHost,
     "merges twice on redelivery": MergesTwiceHost,
@@ -229,4 +246,5 @@ COORDINATOR_MUTANTS: dict[str, type[CoordinatorHost]] = {
     "starves an agent": StarvingHost,
     "forgets versions that are needed": ForgetsVersionsHost,
     "publishes an older c": PublishesLateHost,
+    "keeps room that nobody uses": KeepsRoomHost,
 }

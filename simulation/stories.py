@@ -48,6 +48,7 @@ class Story(Struct, frozen=True, kw_only=True):
     seed: int = 0
     versions: int = 3
     train_s: tuple[float, ...] = TRAIN_S
+    inline: bool = False  # updates may come in their offers
     prepare: Callable[[World], object] = lambda _world: None
 
 
@@ -88,6 +89,11 @@ def _agent(world: World, fields: dict[str, Any]) -> Any:
 
 STORIES: dict[str, Story] = {
     "rounds": Story(about="Five synchronous rounds of two, and nothing goes wrong."),
+    "inline": Story(
+        about="The first updates ask for a grant, and those after a restart of the broker; the rest come in their offers.",
+        inline=True,
+        prepare=_on("round_closed", lambda world, _fields: world.broker.restart()),
+    ),
     "surplus": Story(
         about="Four asked, three wanted: the fourth is cancelled while it sends.",
         seed=1,
@@ -151,6 +157,7 @@ def world_of_story(name: str) -> World:
         rng=Steady(story.seed),
         planned=False,
         versions=story.versions,
+        inline=story.inline,
     )
     for agent, train_s in zip(world.agents, story.train_s, strict=True):
         agent.habits = msgspec.structs.replace(agent.habits, train_s=(train_s, train_s))
@@ -186,7 +193,8 @@ def told(world: World) -> str:
     """What the coordinator recorded, in its order, without times, sizes and digests: those belong to the transport."""
     lines = []
     for _, event, fields in world.coordinator.records:
-        if event in QUIET:
+        in_its_offer = event == "update_received" and fields["chunks"] == 0
+        if event in QUIET and not in_its_offer:
             continue
         said = [f"{key}={fields[key]}" for key in KEPT if key in fields]
         if event == "version_committed":

@@ -42,7 +42,7 @@ class Hangs(AssertionError):
     """The run does not end."""
 
 
-def make_config(seed: int, schedule: str = "") -> CoordinatorConfig:
+def make_config(seed: int, schedule: str = "", *, inline: bool = True) -> CoordinatorConfig:
     name = schedule or schedule_of(seed)
     policy = SCHEDULES[name]
     if name == "synchronous":
@@ -50,7 +50,15 @@ def make_config(seed: int, schedule: str = "") -> CoordinatorConfig:
     return CoordinatorConfig(
         run=RUN,
         seed=seed,
-        agents={f"d-{i}": LinkBudget(chunk_bytes=256, window_bytes=1_000) for i in range(AGENTS)},
+        # Every second device has chunks that its updates fit into, so they may come in their offers.
+        agents={
+            f"d-{i}": LinkBudget(
+                chunk_bytes=1_000 if inline and (seed + i) % 2 else 256,
+                window_bytes=1_000,
+            )
+            for i in range(AGENTS)
+        },
+        always_ask=frozenset() if inline else frozenset(f"d-{i}" for i in range(AGENTS)),
         rounds=VERSIONS[name],
         samples_max=SAMPLES,
         parameters=PARAMETERS,
@@ -77,6 +85,7 @@ class World:
         rng: Random | None = None,
         planned: bool = True,
         versions: int = 0,
+        inline: bool = True,
         agent_type: type[AgentHost] = AgentHost,
         coordinator_type: type[CoordinatorHost] = CoordinatorHost,
     ) -> None:
@@ -84,7 +93,7 @@ class World:
         self.habits = habits or WORLDS[world_of(seed)]
         self.rng = rng or Random(seed)
         self.clock = Clock()
-        config = make_config(seed, schedule)
+        config = make_config(seed, schedule, inline=inline)
         self.config = msgspec.structs.replace(config, rounds=versions) if versions else config
         self.broker = Broker(self.clock, self.rng, self.habits)
         merging = MergeSpec(rule=merge_of(seed, schedule or schedule_of(seed)), agents=AGENTS)

@@ -17,11 +17,13 @@ from wire.chain_spec import CodecSpec, Feedback
 
 MESSAGE_SCHEMA = 1
 MESSAGE_BYTES_MAX = 65_536  # a task with eight delta paths is under 3 kB; anything near this is not ours
+INLINE_BYTES_MAX = 32_768  # of an update within its offer: half a message, the rest of an offer is under 1 kB
 
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern="^[a-z0-9][a-z0-9.-]*$")]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Text = Annotated[str, Meta(max_length=512)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
+Inline = Annotated[bytes, Meta(max_length=INLINE_BYTES_MAX)]
 
 OUTCOMES = ("merged", "late", "surplus", "stale", "refused")
 OutcomeKind = Literal["merged", "late", "surplus", "stale", "refused"]
@@ -139,6 +141,9 @@ class Task(_Message, frozen=True, kw_only=True, tag="task"):
         0  # not an update: the loss on so many samples at most, `Probed`
     )
     survey: bool = False
+    # Room is kept for an update of so many bytes: it may come within its offer, while the connection lasts on which
+    # this was heard. 0: it waits for a grant.
+    inline_bytes: Annotated[int, Meta(ge=0, le=INLINE_BYTES_MAX)] = 0
 
 
 class Grant(_Message, frozen=True, kw_only=True, tag="grant"):
@@ -262,13 +267,14 @@ class Report(Struct, frozen=True, kw_only=True):
 
 
 class Offer(_Message, frozen=True, kw_only=True, tag="offer"):
-    """An update is ready and spooled; the agent waits for a grant."""
+    """An update is ready and spooled; the agent waits for a grant, or for the ack if the `update` is in here."""
 
     task: Name
     sha256: Sha256
     bytes: Annotated[int, Meta(ge=1, le=1 << 30)]
     report: Report
     power: Power | None = None
+    update: Inline = b""
 
 
 class Progress(_Message, frozen=True, kw_only=True, tag="progress"):

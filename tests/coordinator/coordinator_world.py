@@ -34,6 +34,7 @@ from wire.codecs import make_chain, uplink_spec
 from wire.codecs import model as versions
 
 PARAMETERS = 200
+UPDATE_BYTES = 3_500  # as told: with an eighth more it fits into a chunk
 
 REPORT = m.Report(
     samples=100, steps=7, loss=1.0, train_s=1.0, step_s=0.1, fetch_s=0.1, fetch_bytes=10,
@@ -404,7 +405,16 @@ class World:
         # Another boot trains to other bytes.
         content = content_of(f"{task.task}/{boot}", self.merging.rule.paired)
         agent.spool[task.task] = content
-        self.from_agent(agent, m.Offer(task=task.task, sha256=content, bytes=5_000, report=REPORT))
+        offer = m.Offer(task=task.task, sha256=content, bytes=UPDATE_BYTES, report=REPORT)
+        # Without room, too, now and then: whoever was told of it may have been told of its end meanwhile.
+        if task.inline_bytes >= UPDATE_BYTES or self.chance(self.habits.lose):
+            received = e.UpdateReceived(
+                agent=agent.name, task=task.task, sha256=content, bytes=UPDATE_BYTES, payload_bytes=5_300, chunks=0,
+                defect="NaN" if self.chance(self.habits.defect) else "",
+            )  # fmt: skip
+            self.from_agent(agent, e.OfferedWhole(offer=offer, received=received))
+        else:
+            self.from_agent(agent, offer)
 
     def send_update(self, agent: ModelAgent, grant: a.SendGrant) -> None:
         if agent.spool.get(grant.task) != grant.sha256:
@@ -413,7 +423,7 @@ class World:
             self.later(self.rng.uniform(0, 1), lambda: self.kill(agent))
         defect = "NaN" if self.chance(self.habits.defect) else ""
         received = e.UpdateReceived(
-            agent=agent.name, task=grant.task, sha256=grant.sha256, bytes=5_000, payload_bytes=5_100,
+            agent=agent.name, task=grant.task, sha256=grant.sha256, bytes=UPDATE_BYTES, payload_bytes=5_100,
             chunks=2, defect=defect,
         )  # fmt: skip
         boot = agent.boot

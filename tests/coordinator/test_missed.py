@@ -19,7 +19,7 @@ def key(event: str, fields: dict[str, Any]) -> tuple[str, object]:
 @pytest.fixture(scope="module")
 def world() -> World:
     """Six rounds with timeouts, so that updates are merged and discarded."""
-    made = World(make_config(4, rounds=6), 3, Habits(fail=0.1, defect=0.2, train_s=(1.0, 60.0)))
+    made = World(make_config(4, rounds=6), 4, Habits(fail=0.1, defect=0.2, train_s=(1.0, 60.0)))
     made.run()
     return made
 

@@ -13,14 +13,15 @@ import hashlib
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from coordinator import actions as a
-from coordinator import merge, retention
+from coordinator import merge, retention, rows
+from coordinator.fresh import Fresh, FreshUpdates
 from coordinator.merges import EMPTY, FEDAVG, Item, MergeSpec, State, pack_state, state_sha256
 from coordinator.schema import JOURNAL_SCHEMA, TABLES
 from wire.codecs import model as versions
@@ -93,6 +94,7 @@ class Journal:
         self.path = path
         self.db = connection
         self._wall = wall
+        self._fresh = FreshUpdates()
 
     @staticmethod
     def open(
@@ -155,20 +157,24 @@ class Journal:
         rows = self.db.execute("SELECT key, value FROM meta WHERE substr(key, 1, ?) = ?", (len(begin), begin))
         return {str(key)[len(begin) :]: str(value) for key, value in rows.fetchall()}
 
+    def forget_fresh(self) -> None:
+        """From here every update is read back from the file."""
+        self._fresh = FreshUpdates()
+
     def transaction(self) -> Transaction:
         return Transaction(self.db)
 
     # --- actions ---------------------------------------------------------------------------------------------
 
-    def apply(self, action: a.JournalAction, payload: bytes | bytearray | memoryview = b"") -> None:
+    def apply(self, action: a.JournalAction, payload: bytes = b"") -> None:
         """Write one action into the open transaction. `payload`: the bytes of a JournalUpdate."""
         match action:
             case a.JournalRound():
                 self._round(action)
             case a.JournalTask():
-                self._task(action)
+                self.add_tasks([action])
             case a.JournalUpdate():
-                self._update(action, payload)
+                self.add_updates([action], {action.sha256: payload})
             case a.JournalClose():
                 self._close(action)
             case a.JournalEvaluation():
@@ -177,7 +183,7 @@ class Journal:
                     (action.accuracy, action.loss, action.version),
                 )
             case a.JournalMemo():
-                self.set_meta(f"memo/{action.key}", action.value)
+                self.remember([action])
             case a.JournalFinish():
                 self.set_meta("finished", action.reason)
             case _:
@@ -192,20 +198,29 @@ class Journal:
             (*row, action.extensions),
         )
 
-    def _task(self, action: a.JournalTask) -> None:
-        number = int(action.task.rpartition("-t")[2])
-        row = (action.task, action.agent, action.round, action.version, action.seed, action.deadline_s)
-        self.db.execute(
-            "INSERT INTO tasks (task, agent, round, version, seed, deadline_s, number)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (*row, number),
+    def add_tasks(self, actions: Sequence[a.JournalTask]) -> None:
+        made = [
+            (x.task, x.agent, x.round, x.version, x.seed, x.deadline_s, int(x.task.rpartition("-t")[2]))
+            for x in actions
+        ]
+        rows.insert(
+            self.db, "INSERT INTO tasks (task, agent, round, version, seed, deadline_s, number)", made
         )
 
-    def _update(self, action: a.JournalUpdate, payload: bytes | bytearray | memoryview) -> None:
-        report = msgspec.json.encode(action.report).decode()
-        row = (action.task, action.agent, action.sha256, action.samples, action.position, report)
-        values = (*row, action.defect, len(payload), payload)
-        self.db.execute("INSERT INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+    def add_updates(self, actions: Sequence[a.JournalUpdate], payloads: Mapping[str, bytes]) -> None:
+        """`payloads`: by their sha256."""
+        made = []
+        for x in actions:
+            payload, report = payloads[x.sha256], msgspec.json.encode(x.report).decode()
+            row = (x.task, x.agent, x.sha256, x.samples, x.position, report, x.defect, len(payload), payload)
+            made.append(row)
+            self._fresh.put(x.task, Fresh(x.sha256, aligned(payload), report))
+        rows.insert(self.db, "INSERT INTO updates", made)
+
+    def remember(self, actions: Sequence[a.JournalMemo]) -> None:
+        """The last of each key counts."""
+        made = {f"memo/{x.key}": x.value for x in actions}
+        rows.insert(self.db, "INSERT OR REPLACE INTO meta", list(made.items()))
 
     def _close(self, action: a.JournalClose) -> None:
         self.db.execute(
@@ -240,15 +255,9 @@ class Journal:
         name = versions.version_sha256(patterns)
         digest = sha256_of(merged.master)
         self._version_row(action.version, name, digest, merged.state, action.round, action.server_lr)
-        refused = []
-        for position, item in enumerate(action.updates):
-            if position in merged.refused:
-                refused.append((item.task, merged.refused[position]))
-                continue  # the core settles it, by a JournalClose of its own
-            row = (action.version, position, item.task, item.samples, item.factor)
-            self.db.execute("INSERT INTO merges VALUES (?, ?, ?, ?, ?)", row)
-            self.db.execute("UPDATE tasks SET state = 'merged' WHERE task = ?", (item.task,))
-            self.db.execute("INSERT INTO outcomes VALUES (?, 'merged', '', ?)", (item.task, action.version))
+        self._merges(action, merged.refused)
+        # What was left out the core settles, by a JournalClose of its own.
+        refused = tuple((action.updates[position].task, why) for position, why in merged.refused.items())
         self.db.execute("UPDATE rounds SET closed = 1 WHERE round = ?", (action.round,))
         if action.version % SNAPSHOT_EVERY == 0:
             self._snapshot(action.version, merged.master, merged.state)
@@ -260,8 +269,20 @@ class Journal:
             spec.rule.journal_bytes_max,
             (lambda: self._snapshot(action.version, merged.master, merged.state)) if anywhere else None,
         )
-        return Committed(
-            action.version, name, merged.master, merged.state, patterns, tuple(refused), action.round
+        return Committed(action.version, name, merged.master, merged.state, patterns, refused, action.round)
+
+    def _merges(self, action: a.CommitVersion, refused: Collection[int]) -> None:
+        made = [
+            (action.version, position, x.task, x.samples, x.factor)
+            for position, x in enumerate(action.updates)
+            if position not in refused
+        ]
+        rows.insert(self.db, "INSERT INTO merges", made)
+        mine = (action.version,)
+        of_it = "SELECT task FROM merges WHERE version = ?"
+        self.db.execute(f"UPDATE tasks SET state = 'merged' WHERE task IN ({of_it})", mine)
+        self.db.execute(
+            "INSERT INTO outcomes SELECT task, 'merged', '', version FROM merges WHERE version = ?", mine
         )
 
     def spec_of(self, spec: MergeSpec, version: int, server_lr: float) -> MergeSpec:
@@ -272,7 +293,12 @@ class Journal:
     def _items(self, action: a.CommitVersion, spec: MergeSpec) -> Iterator[Item]:
         """One update at a time: memory stays at one payload whatever the cohort."""
         for item in action.updates:
-            yield self._item(item.task, item.samples, item.factor, spec)
+            fresh = self._fresh.take(item.task, item.sha256)
+            if fresh is None:
+                yield self._item(item.task, item.samples, item.factor, spec)
+            else:
+                steps = steps_of(fresh.report, item.samples, spec)
+                yield Item(fresh.payload, item.samples, item.factor, steps, item.task)
 
     def _item(self, task: str, samples: int, factor: float, spec: MergeSpec) -> Item:
         payload, report = self._update_of(task)

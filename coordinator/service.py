@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ class Service:
         while True:
             try:
                 with self._journal.transaction():
-                    made = [event for write in writes if (event := self._write(write)) is not None]
+                    made = self._write(writes)
                 break
             except JournalFull as error:
                 if since is None:
@@ -208,22 +209,32 @@ class Service:
             self._wait(min(0.25, seconds))
         return True
 
-    def _write(self, action: a.JournalAction) -> e.Event | Committed | None:
-        match action:
-            case a.CommitVersion():
-                return self._journal.commit_version(
-                    action,
-                    self._master,
-                    self._rounding,
-                    self._merging,
-                    self._server_state,
-                    self._patterns.get(action.version - 1),
-                )
-            case a.JournalUpdate():
-                self._journal.apply(action, self._payloads[action.sha256])
-                return e.UpdateJournalled(agent=action.agent, task=action.task, sha256=action.sha256)
-        self._journal.apply(action)
-        return None
+    def _write(self, actions: list[a.JournalAction]) -> list[e.Event | Committed]:
+        """In their order, what is alike and stands together at once; memos last, no other row speaks of them."""
+        made: list[e.Event | Committed] = []
+        memos = [action for action in actions if isinstance(action, a.JournalMemo)]
+        for kind, alike in groupby((x for x in actions if not isinstance(x, a.JournalMemo)), type):
+            self._write_alike(kind, list(alike), made)
+        self._journal.remember(memos)
+        return made
+
+    def _write_alike(self, kind: type, actions: list[Any], made: list[e.Event | Committed]) -> None:
+        if kind is a.JournalUpdate:
+            self._journal.add_updates(actions, self._payloads)
+            made += [e.UpdateJournalled(agent=x.agent, task=x.task, sha256=x.sha256) for x in actions]
+        elif kind is a.JournalTask:
+            self._journal.add_tasks(actions)
+        elif kind is a.CommitVersion:
+            made += [self._commit_version(action) for action in actions]
+        else:
+            for action in actions:
+                self._journal.apply(action)
+
+    def _commit_version(self, action: a.CommitVersion) -> Committed:
+        before = self._patterns.get(action.version - 1)
+        return self._journal.commit_version(
+            action, self._master, self._rounding, self._merging, self._server_state, before
+        )
 
     def _adopt(self, made: Committed) -> e.VersionCommitted:
         """Only now that it is durable does it become our model."""

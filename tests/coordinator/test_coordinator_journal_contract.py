@@ -130,6 +130,7 @@ def test_damaged_bytes_are_never_merged(journal: Journal) -> None:
     run = Run(journal)
     with journal.transaction():
         item = run.update(1)
+        journal.forget_fresh()  # as after a restart: from here the file counts
         journal.db.execute("UPDATE updates SET payload = ? WHERE task = ?", (b"other", item.task))
     action = a.CommitVersion(version=1, round=1, server_lr=1.0, updates=(item,))
     with pytest.raises(JournalError, match="not what its sha256 says"), journal.transaction():

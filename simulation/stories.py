@@ -90,7 +90,7 @@ def _agent(world: World, fields: dict[str, Any]) -> Any:
 STORIES: dict[str, Story] = {
     "rounds": Story(about="Five synchronous rounds of two, and nothing goes wrong."),
     "inline": Story(
-        about="The first updates ask for a grant, and those after a restart of the broker; the rest come in their offers.",
+        about="First updates ask for a grant, and those after a restart of the broker; others come in their offers.",
         inline=True,
         prepare=_on("round_closed", lambda world, _fields: world.broker.restart()),
     ),

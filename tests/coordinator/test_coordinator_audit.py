@@ -45,7 +45,7 @@ def record(root: Path, rule: MergePlan) -> Path:
     plan = make_plan(4, merge=rule)
     config = make_config(4, rounds=12, policy={"cohort": 3, "over_select": 1.4, "quorum": 0.6})
     habits = Habits(kill=0.1, duplicate=0.1, defect=0.1, crash=0.01)
-    world = World(config, 5, habits, merge_spec(plan, []))
+    world = World(config, 7, habits, merge_spec(plan, []))
     world.run()
     world.check_books()
     (root / "nodes" / "coordinator").mkdir(parents=True)

@@ -297,7 +297,9 @@ def test_each_lie_has_its_reason() -> None:
     assert _reason(_header() + _stream(1, b"no zstd at all")) == "compression"
     assert _reason(_header() + _stream(0, np.full(1_000, np.inf, "<f4").tobytes())) == "not_finite"
     assert _reason(_header(runs=1) + struct.pack("<II", 990, 11) + b"\0" * 99) == "bypass"
-    assert _reason(_header(quantize=2) + struct.pack("<If", 0, -1.0)) == "scale"
+    for scale in (-1.0, float("nan"), float("inf")):
+        assert _reason(_header(quantize=2) + struct.pack("<If", 0, scale)) == "scale"
+        assert _reason(_header(quantize=2) + struct.pack("<Iff", 500, 1.0, scale)) == "scale"
     two = _header(sparsify=1, count=2) + b"\0"
     assert _reason(two + _stream(0, b"\xff\xff\xff\xff")) == "positions"
     assert _reason(two + _stream(0, b"\xff\xff\xff\xeb\x00")) == "positions"  # 1,000 is one too many

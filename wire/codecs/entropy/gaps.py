@@ -58,9 +58,13 @@ class Gaps:
         # An escape goes 255 elements on, any other byte its gap and the element itself, so the positions increase
         # strictly whatever the bytes are, and only the last can be out of range. The sum is at most 255 times the
         # stream's length.
-        steps = stream + last  # a byte still: 254 + 1 at most
-        steps[:1] -= 1  # the first element is number 0; each of these is 1 or more
-        positions: Positions = np.cumsum(steps, dtype=np.int64)[last]
+        steps = (stream + last.view(np.uint8)).astype(np.int64)  # a byte still: 254 + 1 at most
+        if count:
+            steps[0] -= 1  # the first element is number 0; each of these is 1 or more
+        positions: Positions = np.add.accumulate(steps, out=steps)
+        if count < stream.size:
+            # By indices: a mask copies run by run, and where among the gaps an escape comes no processor can guess.
+            positions = positions.take(last.nonzero()[0])
         if count and positions[-1] >= n:
             raise CodecError("positions", f"{positions[-1]} of {n}")
         return positions

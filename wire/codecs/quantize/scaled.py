@@ -67,18 +67,19 @@ def read_scales(reader: Reader, count: int) -> tuple[Float32, int]:
     (block,) = BLOCK_BYTES.unpack(reader.raw(BLOCK_BYTES.size))
     number = 0 if not count else -(-count // (block or count))
     scales = np.frombuffer(reader.raw(4 * number), "<f4").astype(np.float32)
-    if scales.size and not (scales.min() >= 0 and scales.max() < np.inf):  # both carry NaN along
+    # Both extremes carry NaN along; the one scale of a sparse update is both.
+    low, high = (scales[0], scales[0]) if number == 1 else (scales.min(initial=0), scales.max(initial=0))
+    if not (low >= 0 and high < np.inf):
         raise CodecError("scale")
     return scales, block
 
 
 def descale(steps: NDArray[np.int8], scales: Float32, block: int) -> Float32:
-    if scales.size == 1 and steps.size <= BLOCK:
-        with np.errstate(over="ignore"):
-            at_once: Float32 = np.multiply(steps, scales[0], dtype=np.float32)
-        return at_once
     values = steps.astype(np.float32)
     with np.errstate(over="ignore"):  # the chain refuses what is not finite
+        if scales.size == 1:
+            values *= scales[0]
+            return values
         for piece, own in pieces(block, steps.size):
             values[piece] *= spread(scales[own], block, piece.stop - piece.start)
     return values

@@ -25,10 +25,8 @@ ACCEPTED_MAX = 16  # in one turn: a quarter of the table, so whoever is new is r
 HEAD_BYTES_MAX = 8 << 10  # a browser's is below 2 kB
 ANSWER_S_MAX = 10.0  # a status of 2,000 devices is 400 kB
 READ_BYTES_MAX = 64 << 10  # in one turn, so that nobody keeps the others waiting
-LINGER_BYTES_MAX, LINGER_S_MAX = (
-    64 << 10,
-    0.5,
-)  # read on for so long: what is unread at a close resets the answer
+# The rest of a request is read on for so long: what is unread at a close resets the answer.
+LINGER_BYTES_MAX, LINGER_S_MAX = 64 << 10, 0.5
 TURN_S_MAX = 1.0  # a wait without end cannot be interrupted everywhere
 PAUSE_S = 0.1  # out of file descriptors, perhaps: not in a loop at full speed
 END = b"\r\n\r\n"
@@ -133,8 +131,8 @@ class Connections:
             return
         peer.setblocking(False)
         connection = Connection(peer, time.monotonic() + self._request_s_max)
-        self._open[connection] = None
         self._selector.register(peer, selectors.EVENT_READ, connection)
+        self._open[connection] = None
         self._attend(connection)  # who waited to be accepted has said everything by now
 
     def _make_room(self) -> bool:

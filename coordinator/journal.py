@@ -76,7 +76,10 @@ def aligned(payload: bytes) -> memoryview:
     words are read at half the speed."""
     lead = -VALUES_AT % CACHE_LINE_BYTES
     buffer = np.empty(len(payload) + 2 * CACHE_LINE_BYTES, np.uint8)
-    lead += -buffer.ctypes.data % CACHE_LINE_BYTES
+    address: int = buffer.__array_interface__["data"][
+        0
+    ]  # `buffer.ctypes` makes three objects to say the same
+    lead += -address % CACHE_LINE_BYTES
     view = buffer[lead : lead + len(payload)]
     view[:] = np.frombuffer(payload, np.uint8)
     view.flags.writeable = False

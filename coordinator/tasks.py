@@ -81,7 +81,7 @@ def give_time(turn: Turn, round_: Round | None, task: Task) -> None:
 
 def learn_timings(turn: Turn, agent: Agent, timings: Timings) -> None:
     """Durable with the next commit: a restart begins with what was known."""
-    agent.timings = timings
+    agent.timings, turn.slow = timings, None
     turn.emit(a.JournalMemo(key=f"timings/{agent.name}", value=msgspec.json.encode(timings).decode()))
 
 

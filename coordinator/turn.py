@@ -29,12 +29,13 @@ class Turn:
         self.now = 0.0
         self.cause = 0
         self.actions: list[a.Action] = []
-        self.slow: frozenset[str] | None = None  # found out at most once in a turn, see `fleet`
+        self.slow: frozenset[str] | None = (
+            None  # see `fleet`; it goes by timings alone, and is good until one changes
+        )
         self._next_action = first_action
 
     def begin(self, cause: int, now: float) -> None:
         self.cause, self.now, self.actions = cause, now, []
-        self.slow = None
 
     def emit(self, action: a.Action) -> None:
         self.actions.append(msgspec.structs.replace(action, id=self._next_action, cause=self.cause))

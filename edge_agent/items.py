@@ -1,4 +1,4 @@
-"""Updates on disk: offered, sent against a grant, acked, settled."""
+"""Updates on disk: offered, sent against a grant or within the offer, acked, settled."""
 
 from __future__ import annotations
 

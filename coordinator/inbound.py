@@ -147,7 +147,7 @@ class Inbound:
             task=offer.task,
             sha256=offer.sha256,
             bytes=len(payload),
-            payload_bytes=len(delivery.payload),
+            payload_bytes=len(payload),  # as its sender counts it; no offer counts among the updates
             chunks=0,
             defect=self._defect_of(payload),
         )

@@ -52,7 +52,7 @@ def duplicated(record: Record) -> list[str]:
 
 
 def uplink_bytes(record: Record) -> int:
-    """MQTT payload bytes of the chunks of every update that arrived whole, as the coordinator counted
+    """MQTT payload bytes of every update that arrived whole, in chunks or in its offer, as the coordinator counted
     them.
     """
     return sum(task.payload_bytes for task in record.received)

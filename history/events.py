@@ -24,8 +24,8 @@ coordinator
   task_progress     task, agent, phase                       (on change of phase only)
   update_offered    task, agent, sha256, bytes, report: {...Report fields}
   update_granted    task, agent, sha256
-  update_received   task, agent, sha256, bytes, payload_bytes (all chunk payloads, resends and headers included; or the
-                    offer that it came in), chunks (0: it came in its offer)
+  update_received   task, agent, sha256, bytes, payload_bytes (all chunk payloads, resends and headers included), chunks
+                    (0: it came in its offer, of which only its own bytes count)
   update_journalled task, agent, sha256                      (after the returned fsync)
   update_acked      task, agent, sha256
   update_discarded  task, agent, sha256, outcome (late|surplus|stale|refused), reason
@@ -54,7 +54,8 @@ agent
   trained           task, samples, steps, loss, train_s, step_s, peak_rss_bytes
   loss_evaluated    task, loss, samples, wall_s       (of a task that asked for a loss only)
   encoded           task, sha256, bytes, raw_bytes, residual_norm, residual_share (of the old one that came in)
-  spooled           task, sha256                      sent             task, payload_bytes, chunks, resent
+  spooled           task, sha256                      sent             task, payload_bytes, chunks, resent (chunks 0:
+                                                      it is on its way, in its offer; else the broker has all of it)
   acked             task, sha256                      settled          task, outcome, residual_norm
   cancelled         task, reason                      failed           task, reason
   surveyed          task, figures: {version, received, personal}

@@ -9,7 +9,7 @@ from history.record import Record
 
 class ProbeSummary(Struct, frozen=True, kw_only=True):
     """`downlink_bytes` are part of the run's: who is chosen afterwards has its version already. `uplink_bytes` are
-    whole messages, beside the run's, which are chunks of updates.
+    whole messages, beside the run's, which are of updates.
     """
 
     asked: int  # how often: before each round, and once more by a coordinator that started again

@@ -70,7 +70,7 @@ class DeviceSummary(Struct, frozen=True, kw_only=True):
     memory_limit_mb: float
     updates_merged: int
     updates_discarded: int
-    uplink_bytes: int  # chunk payloads, as the coordinator counted them
+    uplink_bytes: int  # payloads of updates, as the coordinator counted them
     uplink_bytes_sent: int | None  # the same, as the device counted them
     downlink_bytes: int
     bytes: BytesSummary | None = None  # at four layers; None in a summary of an older version

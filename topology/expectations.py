@@ -38,7 +38,7 @@ METRICS: dict[str, Metric] = {
     "updates_lost": Metric("updates acked but neither merged nor discarded with a reason"),
     "updates_duplicated": Metric("updates merged more than once"),
     "uplink_ratio": Metric("bytes of the same updates in float32 over the bytes sent"),
-    "uplink_bytes": Metric("bytes of all chunk payloads sent up"),
+    "uplink_bytes": Metric("payload bytes of all updates sent up, in chunks or in offers"),
     "uplink_raw_bytes": Metric("bytes of all updates that were made, as float32"),
     "uplink_encoded_bytes": Metric("bytes of the same updates as they were encoded"),
     "uplink_mqtt_bytes": Metric("bytes that the devices' MQTT clients sent, headers and resends included"),

@@ -17,6 +17,7 @@ _PHASE_AFTER = {
     "encoded": "waiting",
     "sent": "settling",
 }
+_IN_ITS_OFFER = "uploading"  # such an update is only on its way; that it is there the coordinator says
 
 
 def _task(record: Record, event: Event) -> TaskRecord | None:
@@ -47,11 +48,11 @@ def agent_stopped(record: Record, event: Event) -> None:
     device.peak_rss_bytes = max(device.peak_rss_bytes, count(event, "peak_rss_bytes"))
 
 
-def _mark(task: TaskRecord | None, event: Event) -> None:
+def _mark(task: TaskRecord | None, event: Event, phase: str = "") -> None:
     """A model can come as several objects: training begins after the last of them."""
     if task is None:
         return
-    phase = _PHASE_AFTER[event.event]
+    phase = phase or _PHASE_AFTER[event.event]
     if event.event == "model_fetched" and task.agent_marks and task.agent_marks[-1][1] == phase:
         task.agent_marks.pop()
     task.agent_marks.append((event.mono_s, phase))
@@ -98,7 +99,7 @@ def encoded(record: Record, event: Event) -> None:
 @HANDLERS.on("sent")
 def sent(record: Record, event: Event) -> None:
     task = _task(record, event)
-    _mark(task, event)
+    _mark(task, event, "" if count(event, "chunks") else _IN_ITS_OFFER)
     if task is not None:
         task.sent_payload_bytes += count(event, "payload_bytes")
         task.resent_chunks += count(event, "resent")

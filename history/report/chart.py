@@ -70,7 +70,7 @@ def over_bytes(summary: Summary) -> Chart:
     return Chart(
         title=f"{measure.name} over uplink bytes",
         description=f"Test {measure.name.lower()} of each model version against the bytes all devices had sent for it.",
-        x_label="chunk payload bytes received by the coordinator",
+        x_label="update payload bytes received by the coordinator",
         points=[
             (p.uplink_bytes, y, _explain(p)) for p in summary.accuracy if (y := measure.of(p)) is not None
         ],

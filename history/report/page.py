@@ -174,8 +174,8 @@ _LAYERS_INTRO = (
     "and retransmissions. A device that was killed is short of its last seconds."
 )
 _TRAFFIC_INTRO = (
-    "Up counts MQTT payload bytes of update chunks, headers and resends included, as they reached the coordinator; "
-    "beside it what the sender counted."
+    "Up counts MQTT payload bytes of updates, as they reached the coordinator: chunks with headers and resends, and "
+    "what came in an offer; beside it what the sender counted."
 )
 
 _COMPRESSION_INTRO = (

@@ -239,6 +239,22 @@ def test_a_task_is_cut_into_its_phases(record: Record) -> None:
     assert all(a.end_s == pytest.approx(b.begin_s) for a, b in pairwise(found))
 
 
+def test_an_update_that_goes_in_its_offer_is_uploading_until_the_coordinator_has_it() -> None:
+    script = run.whole_run()
+    device = script.plan.devices[6]
+    task = run.task_name(1, device)
+    mine = {x.event: x for x in script.lines if x.fields.get("task") == task}
+    sent, received = mine["sent"], mine["update_received"]
+    sent.fields["chunks"], sent.at = 0, mine["spooled"].at
+    for event in ("update_offered", "update_granted"):
+        mine[event].at = received.at - 1e-6
+    record = record_of(script)
+    found = task_segments(record, record.devices[device.name], record.tasks[task])
+    (upload,) = (s for s in found if s.phase == "uploading")
+    assert upload.end_s - upload.begin_s == pytest.approx(received.at - sent.at)
+    assert [s.phase for s in found][-3:] == ["waiting", "uploading", "settling"]
+
+
 def test_a_device_that_has_the_model_already_goes_straight_to_training() -> None:
     """It says so to the coordinator only; its own history has no `model_fetched` then."""
     script = run.whole_run()

@@ -45,6 +45,7 @@ class Picture(Struct, frozen=True, kw_only=True):
     devices: list[Device] = field(default_factory=list)
     tasks: dict[str, int] = field(default_factory=dict)  # that have no outcome yet, by state
     granted_bytes: int = 0
+    reserved_bytes: int = 0
 
 
 def take(turn: Turn) -> Picture:
@@ -68,6 +69,7 @@ def take(turn: Turn) -> Picture:
         devices=[_device(turn, agent) for agent in state.agents.values()],
         tasks=dict(Counter(task.state.value for task in state.unended.values())),
         granted_bytes=state.granted_bytes,
+        reserved_bytes=state.reserved_bytes,
     )
 
 

@@ -131,6 +131,11 @@ def _of_round(picture: Picture) -> Iterator[Family]:
     yield _gauge(
         "edgerig_granted_bytes", "Room that is promised for updates on their way.", picture.granted_bytes
     )
+    yield _gauge(
+        "edgerig_reserved_bytes",
+        "Room that is kept for updates which may come in their offers, out of the same budget.",
+        picture.reserved_bytes,
+    )
 
 
 def _of_devices(picture: Picture) -> Iterator[Family]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from coordinator_world import REPORT, make_config, sha
 from test_coordinator_bad_input import Door
+from test_coordinator_http import LookedAt, get
 from test_coordinator_stories import S, Stage, of, recorded, sent
 
 from coordinator import actions as a
@@ -176,6 +177,12 @@ def test_who_is_to_be_met_on_the_way_asks() -> None:
 def test_compression_that_measures_the_uplink_asks() -> None:
     adaptive = AdaptivePlan(fraction_min=0.01, fraction_max=0.1)
     assert room_of(second_round(uplink=UplinkPlan(adaptive=adaptive)), "d-0") == 0
+
+
+def test_room_that_is_kept_is_in_the_metrics() -> None:
+    """Else nobody sees why an offer waits while little is granted."""
+    _, _, body = get("/metrics", LookedAt(second_round()))
+    assert f"edgerig_reserved_bytes {3 * ROOM}\n" in body.decode()
 
 
 def test_the_state_with_kept_room_comes_back_from_a_recording() -> None:

@@ -127,11 +127,11 @@ def test_a_task_that_is_sent_again_from_the_start_has_room_again() -> None:
 
 def test_a_task_that_ends_gives_the_room_back() -> None:
     stage = second_round()
-    stage.say("d-0", m.Failed(task=stage.task("d-0"), reason="no memory"))
-    stage.wait(31.0)
-    assert len(stage.core.state.reserved) == sum(
-        stage.state(name) in (S.OPEN, S.TRAINING) for name in stage.core.state.reserved
-    )
+    task = stage.task("d-0")
+    assert task in stage.core.state.reserved
+    stage.say("d-0", m.Failed(task=task, reason="no memory"))
+    assert stage.state(task) is S.FAILED
+    assert set(stage.core.state.reserved) == {stage.task(name) for name in stage.config.agents} - {task}
 
 
 def test_another_agents_room_is_of_no_use() -> None:

@@ -146,6 +146,22 @@ def test_a_task_from_hello_to_outcome_and_the_next_by_delta(
         assert {"fetching", "training", "encoding", "waiting", "uploading"} <= phases
 
 
+def test_an_update_that_its_task_had_room_for_comes_whole_in_its_offer(
+    tmp_path: Path, broker: Broker, mlp: tuple[bytes, Any]
+) -> None:
+    with rig(tmp_path, broker, mlp) as (coordinator, device):
+        device.start()
+        coordinator.expect(m.Hello)
+        coordinator.send(coordinator.task("r1-t1", inline_bytes=m.INLINE_BYTES_MAX))
+        offer = coordinator.expect(m.Offer)
+        assert (len(offer.update), hashlib.sha256(offer.update).hexdigest()) == (offer.bytes, offer.sha256)
+        assert np.isfinite(decode(offer.update, n=mlp[1].size).values).all()
+        coordinator.send(m.Ack(task="r1-t1", sha256=offer.sha256))
+        device.await_event("acked")
+        (sent,) = device.events("sent")
+        assert (sent["payload_bytes"], sent["chunks"]) == (offer.bytes, 0)
+
+
 def test_a_broker_that_forgets_in_mid_upload(tmp_path: Path, broker: Broker, mlp: tuple[bytes, Any]) -> None:
     with rig(tmp_path, broker, mlp) as (coordinator, device):
         device.start()

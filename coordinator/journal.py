@@ -76,9 +76,8 @@ def aligned(payload: bytes) -> memoryview:
     words are read at half the speed."""
     lead = -VALUES_AT % CACHE_LINE_BYTES
     buffer = np.empty(len(payload) + 2 * CACHE_LINE_BYTES, np.uint8)
-    address: int = buffer.__array_interface__["data"][
-        0
-    ]  # `buffer.ctypes` makes three objects to say the same
+    # `buffer.ctypes` makes three objects to say the same.
+    address: int = buffer.__array_interface__["data"][0]
     lead += -address % CACHE_LINE_BYTES
     view = buffer[lead : lead + len(payload)]
     view[:] = np.frombuffer(payload, np.uint8)
@@ -159,10 +158,6 @@ class Journal:
         begin = f"memo/{prefix}"
         rows = self.db.execute("SELECT key, value FROM meta WHERE substr(key, 1, ?) = ?", (len(begin), begin))
         return {str(key)[len(begin) :]: str(value) for key, value in rows.fetchall()}
-
-    def forget_fresh(self) -> None:
-        """From here every update is read back from the file."""
-        self._fresh = FreshUpdates()
 
     def transaction(self) -> Transaction:
         return Transaction(self.db)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-FRESH_BYTES_MAX = (
-    8 << 20
-)  # a version of 400 small updates; of large ones, where reading costs least, the newest
+# A version of 400 small updates; of large ones, where reading costs least, the newest.
+FRESH_BYTES_MAX = 8 << 20
 
 
 class Fresh(NamedTuple):

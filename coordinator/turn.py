@@ -29,9 +29,8 @@ class Turn:
         self.now = 0.0
         self.cause = 0
         self.actions: list[a.Action] = []
-        self.slow: frozenset[str] | None = (
-            None  # see `fleet`; it goes by timings alone, and is good until one changes
-        )
+        # See `fleet`; it goes by timings alone, and is good until one changes.
+        self.slow: frozenset[str] | None = None
         self._next_action = first_action
 
     def begin(self, cause: int, now: float) -> None:

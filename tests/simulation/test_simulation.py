@@ -174,6 +174,20 @@ def test_the_worlds_are_as_bad_as_they_say() -> None:
     assert worlds["harsh"].coordinator.crashes + worlds["harsh"].broker.epoch > 0
 
 
+def test_updates_come_in_their_offers_and_in_chunks() -> None:
+    """Else a change of sizes could leave one of both out of every world, and nothing would say so."""
+    chunks: list[int] = []
+    for seed in range(4):
+        world = World(seed)
+        world.run()
+        chunks += [
+            fields["chunks"] for _, name, fields in world.coordinator.records if name == "update_received"
+        ]
+        world.coordinator.dispose()
+    assert min(chunks) == 0
+    assert max(chunks) > 1
+
+
 def test_the_same_seed_is_the_same_run_in_every_process() -> None:
     program = "import logging; logging.disable(50); from simulation.soak import play; print(play(6).digest)"
     found = {

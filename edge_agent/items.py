@@ -149,12 +149,13 @@ def acked(turn: Turn, ack: m.Ack) -> None:
         turn.refuse("ack", "other_content")
     elif item.phase in UNACKED:
         _stop_upload(turn, item)
+        if not unsettled(turn):  # else every ack would put off the question about those before
+            turn.state.ask_at = turn.now + turn.limits.ask_every_s
         turn.state.go(item, P.ACKED, turn.now, "the coordinator has it")
         item.grant = None
         item.was_acked = True
         turn.record("acked", task=item.task, sha256=item.sha256)
         turn.emit(a.MarkAcked(task=item.task))
-        turn.state.ask_at = turn.now + turn.limits.ask_every_s
     else:
         turn.refuse("ack", "repeated")  # acked before: no news
 

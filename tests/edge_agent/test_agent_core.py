@@ -388,3 +388,18 @@ def test_a_probe_that_is_cancelled_or_superseded_leaves_nothing() -> None:
     late = d.feed(e.Probed(task="p1-v0-e1", loss=2.5, samples=50, wall_s=0.1))
     assert not sent(late, m.Probed)
     assert names(late)[-1] == "TRAIN t1"
+
+
+def test_new_acks_do_not_put_off_the_question_about_old_ones() -> None:
+    """Found by simulation: one lost outcome, an ack every few seconds, and the device never asked."""
+    d = Driver()
+    asked: list[m.Ask] = []
+    for number in range(1, 5):
+        d.message(task(f"t{number}", number))
+        d.fetched()
+        d.trained(f"t{number}")
+        d.encoded(f"t{number}")
+        d.spooled(f"t{number}")
+        d.acked(f"t{number}")
+        asked += sent(d.feed(e.Tick(), 10.0), m.Ask)
+    assert [x.tasks for x in asked] == [("t1", "t2"), ("t1", "t2", "t3", "t4")]

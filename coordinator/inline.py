@@ -23,8 +23,8 @@ def reserve(turn: Turn, task: Task) -> int:
         return state.reserved[task.id]
     size = _expected(turn, task)
     reserved = state.reserved_bytes + size
-    if not size or reserved > config.reserved_bytes_max:
-        return 0
+    if not size or state.offers or reserved > config.reserved_bytes_max:
+        return 0  # those who wait for a grant go before those who will want one
     if state.granted_bytes + reserved > config.open_grant_bytes_max:
         return 0
     state.reserved[task.id] = size

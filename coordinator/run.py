@@ -6,7 +6,7 @@ import math
 
 from coordinator import actions as a
 from coordinator import events as e
-from coordinator import fleet, probing, rounds, survey, tasks, tiers, versions, waiting
+from coordinator import fleet, probing, rounds, survey, tasks, tiers, uploads, versions, waiting
 from coordinator.state import UNDER_WAY, Agent, Round, RunPhase, TaskState
 from coordinator.turn import Turn
 from wire import messages as m
@@ -40,6 +40,7 @@ def advance(turn: Turn) -> None:
         failure = rounds.collect(turn)
         if failure:
             fail(turn, failure)
+    uploads.grant_waiting(turn)  # what has ended in this turn has left its room
     versions.withdraw_unneeded(turn)
     if state.phase is RunPhase.SURVEYING and survey.advance(turn):
         _part(turn)

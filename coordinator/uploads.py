@@ -64,6 +64,7 @@ def _enter_line(
             _go_offered(turn, task, sha256, size, report)
         reason = f"{size} bytes offered, a model of {turn.config.parameters} parameters needs no more than "
         tasks.close_task(turn, task, S.REFUSED, reason + str(turn.config.update_bytes_max))
+        grant_waiting(turn)
         return
     same = task.sha256 == sha256 and task.bytes == size
     if same and task.report is None and report is not None:

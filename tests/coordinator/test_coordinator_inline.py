@@ -157,9 +157,20 @@ def test_a_grant_waits_for_room_that_is_kept_and_takes_that_of_who_went_away() -
     assert not of(stage.offer(asks, size=700), a.SendGrant)
     stage.offline(second)
     assert stage.core.state.reserved
-    stage.wait(6.0)
-    assert of(stage.offer(asks, size=700), a.SendGrant, agent=asks)
+    assert of(stage.wait(6.0), a.SendGrant, agent=asks), "without asking again"
     assert not stage.core.state.reserved
+
+
+def test_who_waits_gets_the_room_that_was_kept_for_a_task_that_ends() -> None:
+    stage = second_round(open_grant_bytes_max=1_600, policy={"quorum": 0.5, "carry_over": True})
+    asks = next(name for name in stage.config.agents if not room_of(stage, name))
+    first, second = (name for name in stage.config.agents if name != asks)
+    stage.now += 10.0
+    stage.say(first, m.Failed(task=stage.task(first), reason="no memory"))  # and is given a younger one
+    assert of(stage.offer(first), a.SendGrant)
+    assert not of(stage.offer(asks, size=700), a.SendGrant)
+    stage.core.state.tasks[stage.task(second)].expires = stage.now + 5.0
+    assert of(stage.wait(5.0), a.SendGrant, agent=asks)
 
 
 def test_what_does_not_fit_into_a_chunk_asks() -> None:

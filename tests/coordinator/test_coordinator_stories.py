@@ -511,3 +511,22 @@ def test_every_action_names_the_event_that_caused_it() -> None:
     assert {x.cause for x in actions} == {77}
     ids = [x.id for x in stage.done + actions]
     assert ids == sorted(set(ids))
+
+
+def test_who_waits_for_a_grant_gets_the_room_of_a_task_that_ran_out_of_time() -> None:
+    policy = {"kind": "buffered", "concurrency": 3, "buffer": 2}
+    stage = Stage(policy=policy, open_grant_bytes_max=1_600)
+    stage.everybody()
+    stage.offer("d-0", size=1_000)
+    stage.now += 10.0
+    stage.say("d-1", m.Failed(task=stage.task("d-1"), reason="no memory"))  # and is given a younger one
+    assert not of(stage.offer("d-1", size=1_000), a.SendGrant)
+    assert of(stage.wait(20.0), a.SendGrant, agent="d-1")
+
+
+def test_who_waits_for_a_grant_gets_the_room_of_an_update_that_grew_too_large() -> None:
+    stage = Stage(open_grant_bytes_max=1_600)
+    stage.everybody()
+    stage.offer("d-0", size=1_000)
+    assert not of(stage.offer("d-1", size=1_000), a.SendGrant)
+    assert of(stage.offer("d-0", content="others", size=1 << 29), a.SendGrant, agent="d-1")

@@ -67,9 +67,16 @@ class Inbound:
         self._over: dict[
             tuple[str, str], str
         ] = {}  # sha256 of the update that is complete; empty: the task is closed
+        # By agent: the task it was last sent with room, and how much.
+        self._expected: dict[str, tuple[str, int]] = {}
         self.duplicates = 0  # chunks of updates that are complete: resends, no fault of anybody
 
     # --- grants, from the core's actions ------------------------------------------------------------------------
+
+    def expect(self, agent: str, task: str, size: int) -> None:
+        """Its task was sent with this room: one offer with an update is looked into. 0: none is."""
+        if size or self._expected.get(agent, ("", 0))[0] == task:
+            self._expected[agent] = (task, size)
 
     def grant(self, agent: str, task: str, sha256: str, size: int) -> tuple[int, ...] | None:
         """Let the chunks of this content in; returns the missing indexes, None for all."""
@@ -137,8 +144,15 @@ class Inbound:
         return e.StatusRefused(agent=upward.agent) if upward.kind == "status" else None
 
     def _offered_whole(self, agent: str, message: m.Offer, delivery: Delivery) -> e.Event | Complete:
-        """Whether there is room for it is the core's to say. With other bytes than it speaks of it is a mere offer."""
+        """Whether there is room for it is the core's to say. With other bytes than it speaks of it is a mere offer.
+
+        So is one that nobody waits for: a few bytes may unpack to a model, and whoever sends them in every message
+        would have us do nothing else.
+        """
         payload, offer = message.update, msgspec.structs.replace(message, update=b"")
+        expected, room = self._expected.pop(agent, ("", 0))
+        if expected != offer.task or len(payload) > room:
+            return e.MessageArrived(agent=agent, message=offer)
         if len(payload) != offer.bytes or hashlib.sha256(payload).hexdigest() != offer.sha256:
             self._refuse(agent, delivery.topic, "sha256", len(payload))
             return e.MessageArrived(agent=agent, message=offer)

@@ -51,6 +51,7 @@ class Outbound:
 
     def send_task(self, action: a.SendTask) -> None:
         ref = self._live.ref_of(action.version)
+        self._inbound.expect(action.agent, action.task, action.inline_bytes)
         task = m.Task(
             task=action.task,
             round=action.round,

@@ -218,8 +218,14 @@ def offer_of(payload: bytes, **changes: object) -> bytes:
     return m.encode(m.Offer(report=REPORT, update=payload, **fields))  # type: ignore[arg-type]
 
 
+def awaiting(room: int = m.INLINE_BYTES_MAX) -> Door:
+    door = Door()
+    door.inbound.expect("d-0", "t9", room)
+    return door
+
+
 def test_the_bytes_are_for_the_journal_and_not_in_the_event() -> None:
-    door, payload = Door(), payload_of(VALUES)
+    door, payload = awaiting(), payload_of(VALUES)
     taken = door.take("rig/r/up/d-0/offer", offer_of(payload))
     assert isinstance(taken, Complete)
     assert isinstance(taken.event, e.OfferedWhole)
@@ -232,7 +238,7 @@ def test_the_bytes_are_for_the_journal_and_not_in_the_event() -> None:
 
 @pytest.mark.parametrize("changes", [{"sha256": "0" * 64}, {"bytes": 17}])
 def test_other_bytes_than_it_speaks_of_are_refused_and_the_offer_stands(changes: dict[str, object]) -> None:
-    door = Door()
+    door = awaiting()
     taken = door.take("rig/r/up/d-0/offer", offer_of(payload_of(VALUES), **changes))
     assert isinstance(taken, e.MessageArrived)
     assert isinstance(taken.message, m.Offer)
@@ -247,9 +253,36 @@ def test_more_than_an_offer_may_carry_is_no_message() -> None:
 
 
 def test_a_nan_in_the_last_element_is_a_defect_of_this_one_too() -> None:
-    door = Door()
+    door = awaiting()
     door.inbound._defect_of = lambda payload: merge.defect_of(payload, 100)
     taken = door.take("rig/r/up/d-0/offer", offer_of(payload_of(NOT_FINITE)))
     assert isinstance(taken, Complete)
     assert isinstance(taken.event, e.OfferedWhole)
     assert "not_finite" in taken.event.received.defect
+
+
+def test_only_what_is_awaited_is_looked_into_and_only_once() -> None:
+    """3 kB unpack to a vector as large as the model: whoever sends that again and again must not hold up the run."""
+    payload = payload_of(VALUES)
+    looked: list[bytes] = []
+
+    def comes(door: Door, task: str = "t9", agent: str = "d-0") -> bool:
+        door.inbound._defect_of = lambda found: looked.append(found) or ""  # type: ignore[func-returns-value]
+        taken = door.take(f"rig/r/up/{agent}/offer", offer_of(payload, task=task))
+        event = taken.event if isinstance(taken, Complete) else taken
+        assert isinstance(event, e.OfferedWhole | e.MessageArrived), "the offer stands in any case"
+        assert not door.refused
+        return isinstance(event, e.OfferedWhole)
+
+    assert not comes(Door())
+    assert not comes(awaiting(len(payload) - 1))
+    assert not comes(awaiting(), task="t8")
+    assert not comes(awaiting(), agent="d-1")
+    ended = awaiting()
+    ended.inbound.expect("d-0", "t9", 0)  # sent again, without
+    assert not comes(ended)
+    assert not looked
+    door = awaiting(len(payload))
+    door.inbound.expect("d-0", "probe-1", 0)
+    assert [comes(door) for _ in range(3)] == [True, False, False]
+    assert looked == [payload]

@@ -91,6 +91,8 @@ def _decide(core: CoordinatorCore, door: Inbound, event: ce.Event, now: float) -
     while waiting:
         for action in core.handle(waiting.pop(0), now):
             match action:
+                case ca.SendTask():
+                    door.expect(action.agent, action.task, m.INLINE_BYTES_MAX)
                 case ca.SendGrant():
                     door.grant(action.agent, action.task, action.sha256, action.bytes)
                 case ca.DropAssembly():

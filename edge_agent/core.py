@@ -204,6 +204,7 @@ class AgentCore:
     def _hello(self, turn: Turn) -> None:
         """Everything the coordinator needs to bring both sides to one view; questions and offers follow it."""
         state, limits = self.state, self.limits
+        items.room_is_over(turn)
         wait_s = min(limits.hello_again_s * 2.0**state.hellos, limits.hello_again_max_s)
         state.hellos = min(state.hellos + 1, 16)
         state.hello_at = turn.now + wait_s

@@ -120,15 +120,23 @@ def upload_done(turn: Turn, event: e.UploadDone) -> None:
     item.offer_at = turn.now + turn.limits.offer_again_s
 
 
-def connection_lost(turn: Turn) -> None:
-    """Grants are void, room that was kept too; the hello of the next connection asks for grants of what is missing."""
+def room_is_over(turn: Turn) -> None:
+    """A hello gives up what room was kept: what goes out with its offer afterwards would only go out twice."""
     state = turn.state
     if state.hand is not None:
         state.hand.inline_bytes = 0
     if state.waiting is not None:
         state.waiting = msgspec.structs.replace(state.waiting, inline_bytes=0)
     for item in state.items.values():
-        item.grant, item.inline = None, False
+        item.inline = False
+
+
+def connection_lost(turn: Turn) -> None:
+    """Grants are void, room that was kept too; the hello of the next connection asks for grants of what is missing."""
+    state = turn.state
+    room_is_over(turn)
+    for item in state.items.values():
+        item.grant = None
         if item.phase is P.UPLOADING:
             turn.emit(a.StopUpload(task=item.task))
         if item.phase in (P.UPLOADING, P.SENT):

@@ -90,3 +90,22 @@ def test_beside_an_upload_it_asks() -> None:
     d.encoded("t2", "c")
     assert not only(d.spooled("t2", "c"), a.SendWhole)
     assert [x.task for x in sent(d.log, m.Offer)] == ["t1", "t2"]
+
+
+@pytest.mark.parametrize("when", ["training", "waiting"])
+def test_room_ends_with_a_hello_on_the_same_connection(when: str) -> None:
+    """A coordinator that comes back asks for one; it knows nothing of what its earlier life kept."""
+    d = Driver()
+    d.message(task(inline_bytes=BYTES))
+    name = "t1"
+    if when == "waiting":
+        d.message(task("t2", 2, inline_bytes=BYTES))
+    d.message(m.Resync(epoch=2))
+    if when == "waiting":
+        d.feed(e.WorkStopped(task="t1"))
+        name = "t2"
+    d.fetched(name)
+    d.trained(name)
+    d.encoded(name)
+    assert not only(d.spooled(name), a.SendWhole)
+    assert len(sent(d.log, m.Offer)) == 1

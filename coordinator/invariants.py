@@ -80,6 +80,11 @@ def _check_grants(config: CoordinatorConfig, state: CoordinatorState) -> None:
     assert waiting == set(state.offers), f"offers {list(state.offers)}, tasks say {waiting}"
     assert len(state.offers) == len(waiting), "an offer stands in line twice"
     assert not (waiting and not granted), f"{waiting} wait for a grant although nothing is granted"
+    online = (name for name in state.offers if state.agents[state.tasks[name].agent].online)
+    first = next(online, state.offers[0] if state.offers else None)
+    assert first is None or total + reserved + state.tasks[first].bytes > config.open_grant_bytes_max, (
+        f"{first} waits for a grant although there is room"
+    )
 
 
 def _check_round(config: CoordinatorConfig, state: CoordinatorState, policy: Policy) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-# A version of 400 small updates; of large ones, where reading costs least, the newest.
+# A version of 400 small updates; of large ones, where reading costs least, the newest, or none.
 FRESH_BYTES_MAX = 8 << 20
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from coordinator import actions as a
 from coordinator import merge, retention, rows
-from coordinator.fresh import Fresh, FreshUpdates
+from coordinator.fresh import FRESH_BYTES_MAX, Fresh, FreshUpdates
 from coordinator.merges import EMPTY, FEDAVG, Item, MergeSpec, State, pack_state, state_sha256
 from coordinator.schema import JOURNAL_SCHEMA, TABLES
 from wire.codecs import model as versions
@@ -212,7 +212,8 @@ class Journal:
             payload, report = payloads[x.sha256], msgspec.json.encode(x.report).decode()
             row = (x.task, x.agent, x.sha256, x.samples, x.position, report, x.defect, len(payload), payload)
             made.append(row)
-            self._fresh.put(x.task, Fresh(x.sha256, aligned(payload), report))
+            if len(payload) <= FRESH_BYTES_MAX:
+                self._fresh.put(x.task, Fresh(x.sha256, aligned(payload), report))
         rows.insert(self.db, "INSERT INTO updates", made)
 
     def remember(self, actions: Sequence[a.JournalMemo]) -> None:

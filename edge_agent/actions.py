@@ -26,7 +26,9 @@ class Send(Action, frozen=True, kw_only=True):
 
 
 class SendWhole(Action, frozen=True, kw_only=True):
-    """The offer with its update in it, as it lies in the spool; without it if that cannot be read."""
+    """The offer with its update in it, as it lies in the spool, and `sent` on record; a mere offer if that cannot be
+    read.
+    """
 
     offer: m.Offer
 

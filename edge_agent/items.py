@@ -32,7 +32,6 @@ def offer(turn: Turn, item: Item) -> None:
     # Only once, and not beside chunks of another update, which fill the link as far as it may be filled.
     whole, item.inline = item.inline and turn.state.uploading is None, False
     if whole:
-        turn.record("sent", task=item.task, payload_bytes=item.bytes, chunks=0, resent=0)
         turn.emit(a.SendWhole(offer=message))
     else:
         turn.send(message)

@@ -280,6 +280,8 @@ class AgentService:
             offer = msgspec.structs.replace(offer, update=bytes(self._spool.payload(offer.task)))
         except SpoolError as error:
             log.error("cannot send the update of %s: %s", offer.task, error)
+        else:
+            self._history.append("sent", task=offer.task, payload_bytes=offer.bytes, chunks=0, resent=0)
         self._say(offer)
 
     def _say(self, message: m.Up) -> None:

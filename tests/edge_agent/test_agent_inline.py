@@ -25,8 +25,6 @@ def test_it_goes_with_its_offer_and_the_ack_ends_it() -> None:
     (action,) = only(spooled(d), a.SendWhole)
     assert (action.offer.task, action.offer.sha256, action.offer.bytes) == ("t1", SHA["b"], BYTES)
     assert not sent(d.log, m.Offer)
-    (said,) = [x.fields for x in only(d.log, a.Record) if x.event == "sent"]
-    assert (said["payload_bytes"], said["chunks"]) == (BYTES, 0)
     assert names(d.acked()) == ["MARKACKED t1"]
 
 

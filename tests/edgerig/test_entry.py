@@ -11,6 +11,7 @@ import pytest
 CHILD = """
 import atexit, os, signal, sys, types
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and stays so in every child
 def come(): os.kill(os.getpid(), signal.{name})
 {before}
 class Finder:

@@ -290,17 +290,15 @@ class Journal:
         return msgspec.structs.replace(spec, version=version, server_lr=server_lr, noise_seed=seed)
 
     def _items(self, action: a.CommitVersion, spec: MergeSpec) -> Iterator[Item]:
-        """One update at a time: memory stays at one payload whatever the cohort."""
+        """One update at a time: memory stays at one payload and what is fresh, whatever the cohort."""
         for item in action.updates:
             fresh = self._fresh.take(item.task, item.sha256)
-            if fresh is None:
-                yield self._item(item.task, item.samples, item.factor, spec)
-            else:
-                steps = steps_of(fresh.report, item.samples, spec)
-                yield Item(fresh.payload, item.samples, item.factor, steps, item.task)
+            yield self._item(item.task, item.samples, item.factor, spec, fresh)
 
-    def _item(self, task: str, samples: int, factor: float, spec: MergeSpec) -> Item:
-        payload, report = self._update_of(task)
+    def _item(
+        self, task: str, samples: int, factor: float, spec: MergeSpec, fresh: Fresh | None = None
+    ) -> Item:
+        payload, report = (fresh.payload, fresh.report) if fresh is not None else self._update_of(task)
         return Item(payload, samples, factor, steps_of(report, samples, spec), task)
 
     def recorded_items(self, version: int, spec: MergeSpec) -> Iterator[Item]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from agent_builders import SHA, Driver, grant, names, only, sent, task
 
@@ -12,12 +14,29 @@ from wire import messages as m
 BYTES = 1_000  # what the driver's encoder makes
 
 
+def made(d: Driver, name: str = "t1", sha: str = "b") -> list[a.Action]:
+    """A task that it has becomes an update on its disk; what the last step, which may offer it, decides."""
+    d.fetched(name)
+    d.trained(name)
+    d.encoded(name, sha)
+    return d.spooled(name, sha)
+
+
 def spooled(d: Driver, inline_bytes: int = BYTES) -> list[a.Action]:
     d.message(task(inline_bytes=inline_bytes))
-    d.fetched()
-    d.trained()
-    d.encoded()
-    return d.spooled()
+    return made(d)
+
+
+def with_room(d: Driver, when: str, over: Callable[[], object]) -> str:
+    """It has a task with room, or one `waiting` behind a task that is being stopped, when `over` comes; its name."""
+    d.message(task(inline_bytes=BYTES))
+    if when != "waiting":
+        over()
+        return "t1"
+    d.message(task("t2", 2, inline_bytes=BYTES))
+    over()
+    d.feed(e.WorkStopped(task="t1"))
+    return "t2"
 
 
 def test_it_goes_with_its_offer_and_the_ack_ends_it() -> None:
@@ -44,25 +63,23 @@ def test_it_goes_only_once_and_then_asks() -> None:
     assert "STARTUPLOAD t1" in names(d.message(grant())), "and a grant brings its chunks"
 
 
-@pytest.mark.parametrize("when", ["training", "spooled", "waiting"])
+@pytest.mark.parametrize("when", ["training", "spooling", "waiting"])
 def test_room_ends_with_its_connection(when: str) -> None:
     d = Driver()
-    d.message(task(inline_bytes=BYTES))
-    if when == "waiting":  # behind a task that is still being stopped
-        d.message(task("t2", 2, inline_bytes=BYTES))
-    d.feed(e.Disconnected(reason="gone"))
-    d.feed(e.Connected(), 1.0)
-    name = "t1"
-    if when == "waiting":
-        d.feed(e.WorkStopped(task="t1"))
-        name = "t2"
-    d.fetched(name)
-    d.trained(name)
-    d.encoded(name)
-    if when == "spooled":
+
+    def reconnect() -> None:
         d.feed(e.Disconnected(reason="gone"))
         d.feed(e.Connected(), 1.0)
-    d.spooled(name)
+
+    if when == "spooling":
+        d.message(task(inline_bytes=BYTES))
+        d.fetched()
+        d.trained()
+        d.encoded()
+        reconnect()
+        d.spooled()
+    else:
+        made(d, with_room(d, when, reconnect))
     assert not only(d.log, a.SendWhole)
     assert sent(d.log, m.Offer)
 
@@ -71,10 +88,7 @@ def test_a_task_that_is_sent_again_has_the_room_it_says_now() -> None:
     d = Driver()
     d.message(task())
     d.message(task(inline_bytes=BYTES))
-    d.fetched()
-    d.trained()
-    d.encoded()
-    assert only(d.spooled(), a.SendWhole)
+    assert only(made(d), a.SendWhole)
 
 
 def test_beside_an_upload_it_asks() -> None:
@@ -83,10 +97,7 @@ def test_beside_an_upload_it_asks() -> None:
     d.offered()
     d.message(grant())
     d.message(task("t2", 2, inline_bytes=BYTES))
-    d.fetched("t2")
-    d.trained("t2")
-    d.encoded("t2", "c")
-    assert not only(d.spooled("t2", "c"), a.SendWhole)
+    assert not only(made(d, "t2", "c"), a.SendWhole)
     assert [x.task for x in sent(d.log, m.Offer)] == ["t1", "t2"]
 
 
@@ -94,16 +105,6 @@ def test_beside_an_upload_it_asks() -> None:
 def test_room_ends_with_a_hello_on_the_same_connection(when: str) -> None:
     """A coordinator that comes back asks for one; it knows nothing of what its earlier life kept."""
     d = Driver()
-    d.message(task(inline_bytes=BYTES))
-    name = "t1"
-    if when == "waiting":
-        d.message(task("t2", 2, inline_bytes=BYTES))
-    d.message(m.Resync(epoch=2))
-    if when == "waiting":
-        d.feed(e.WorkStopped(task="t1"))
-        name = "t2"
-    d.fetched(name)
-    d.trained(name)
-    d.encoded(name)
-    assert not only(d.spooled(name), a.SendWhole)
+    name = with_room(d, when, lambda: d.message(m.Resync(epoch=2)))
+    assert not only(made(d, name), a.SendWhole)
     assert len(sent(d.log, m.Offer)) == 1
